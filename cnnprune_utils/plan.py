@@ -1,0 +1,156 @@
+"""From scores to ranks, and from ranks to a plan: which filters leave."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, TypeAlias
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+Scores: TypeAlias = dict[str, Tensor]
+"""Layer name -> scores of its filters, shape (out_channels,). Higher means: keep."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which filters leave: layer name -> filter numbers, in the numbering of the network that was scored.
+
+    Filters are sorted and counted once; a layer that loses none is left out, so two plans that remove the same filters
+    are equal.
+
+    Raises:
+        TypeError: a filter number is not an integer.
+        ValueError: a filter number is negative.
+    """
+
+    remove: Mapping[str, tuple[int, ...]]
+
+    def __post_init__(self) -> None:
+        clean = {name: _filter_numbers(name, filters) for name, filters in self.remove.items()}
+        object.__setattr__(self, "remove", MappingProxyType({name: fs for name, fs in clean.items() if fs}))
+
+    @property
+    def n_filters(self) -> int:
+        """How many filters leave, over all layers."""
+        return sum(len(filters) for filters in self.remove.values())
+
+    def to_json(self) -> str:
+        """The plan as a line of JSON; :meth:`from_json` reads it back."""
+        return json.dumps({"remove": dict(self.remove)})
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """The plan that :meth:`to_json` wrote.
+
+        Raises:
+            ValueError: the text is not a plan.
+        """
+        try:
+            remove = json.loads(text)["remove"]
+            return cls({name: tuple(filters) for name, filters in remove.items()})
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ValueError(
+                f'not a plan: {text[:80]!r}. A plan looks like {{"remove": {{"conv": [0, 2]}}}}.'
+            ) from error
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self.remove.items()))
+
+    def __reduce__(self) -> tuple[Any, ...]:  # a MappingProxyType cannot be pickled or deep-copied by itself
+        return Plan, (dict(self.remove),)
+
+    def __repr__(self) -> str:
+        return f"Plan({dict(self.remove)})"
+
+
+def rank(scores: Mapping[str, Tensor], *, normalize: str | None = "l2") -> pd.DataFrame:
+    """Order the filters of all layers by their scores.
+
+    Scores of different layers are not on one scale, so each layer's are first divided by their Euclidean norm:
+    ``score / sqrt(sum of score ** 2)`` (arXiv:1611.06440, section 2.2, "normalization"). A layer of zeros stays zero.
+
+    Args:
+        scores: layer name -> tensor (out_channels,), as a criterion returns them.
+        normalize: ``"l2"``, or None to compare the raw scores.
+
+    Returns:
+        One row per filter, in the order of the layers: ``layer``, ``filter``, ``score``, ``normalized``, and ``rank``,
+        where rank 0 leaves first. Equal scores are ranked in the order of the rows, on every machine.
+
+    Raises:
+        ValueError: no scores, a score that is not a finite number, or an unknown ``normalize``.
+    """
+    if normalize not in ("l2", None):
+        raise ValueError(f"normalize={normalize!r} is unknown; it can be 'l2' or None.")
+    if not scores:
+        raise ValueError("no scores to rank: the network has no prunable layer. structure.skipped_layers says why.")
+    rows = []
+    for name, values in scores.items():
+        values = values.detach().cpu().double()
+        if values.ndim != 1 or not bool(torch.isfinite(values).all()):
+            raise ValueError(f"the scores of {name!r} are not one finite number per filter: {values.tolist()}")
+        norm = values.norm() if normalize == "l2" else torch.ones(())
+        scaled = values / norm if norm > 0 else torch.zeros_like(values)
+        rows += [(name, k, float(s), float(t)) for k, (s, t) in enumerate(zip(values, scaled, strict=True))]
+    ranks = pd.DataFrame(rows, columns=["layer", "filter", "score", "normalized"])
+    return ranks.assign(rank=ranks["normalized"].rank(method="first").astype(int) - 1)
+
+
+def lowest(ranks: pd.DataFrame, n_filters: int, *, keep_at_least: int = 1) -> Plan:
+    """The plan that removes the ``n_filters`` filters of lowest rank, leaving ``keep_at_least`` in each layer.
+
+    A filter that a floor protects stays, and the next one in rank leaves in its place.
+
+    Raises:
+        ValueError: ``n_filters`` is negative, ``keep_at_least`` is, or the floors leave fewer filters to remove.
+    """
+    if n_filters < 0 or keep_at_least < 0:
+        raise ValueError(f"n_filters={n_filters} and keep_at_least={keep_at_least} must not be negative.")
+    free = {name: max(0, len(group) - keep_at_least) for name, group in ranks.groupby("layer", sort=False)}
+    if n_filters > sum(free.values()):
+        raise ValueError(
+            f"cannot remove {n_filters} of {len(ranks)} filters: with keep_at_least={keep_at_least} in each of "
+            f"{len(free)} layers, at most {sum(free.values())} can leave."
+        )
+    remove: dict[str, list[int]] = {}
+    for row in ranks.sort_values("rank").itertuples():
+        if n_filters == sum(len(filters) for filters in remove.values()):
+            break
+        if len(remove.setdefault(row.layer, [])) < free[row.layer]:
+            remove[row.layer].append(row.filter)
+    return _in_layer_order(ranks, remove)
+
+
+def per_layer(ranks: pd.DataFrame, counts: Mapping[str, int]) -> Plan:
+    """The plan that removes the ``counts[layer]`` filters of lowest rank from each layer named.
+
+    Raises:
+        ValueError: an unknown layer, or a count that the layer does not have.
+    """
+    groups = {str(name): group for name, group in ranks.groupby("layer", sort=False)}
+    remove: dict[str, list[int]] = {}
+    for name, count in counts.items():
+        if name not in groups:
+            raise ValueError(f"no layer {name!r} in the ranks. There are: {', '.join(groups)}.")
+        if not 0 <= count <= len(groups[name]):
+            raise ValueError(f"cannot remove {count} filters of {name!r}: it has {len(groups[name])}.")
+        remove[name] = groups[name].sort_values("rank")["filter"].head(count).tolist()
+    return _in_layer_order(ranks, remove)
+
+
+def _in_layer_order(ranks: pd.DataFrame, remove: Mapping[str, Sequence[int]]) -> Plan:
+    return Plan({name: tuple(remove[name]) for name in ranks["layer"].unique() if name in remove})
+
+
+def _filter_numbers(name: str, filters: Sequence[int]) -> tuple[int, ...]:
+    for k in filters:
+        if isinstance(k, bool) or not hasattr(k, "__index__"):
+            raise TypeError(f"filter numbers of {name!r} must be integers, not {k!r}.")
+        if k < 0:
+            raise ValueError(f"filter numbers of {name!r} start at 0; {k} was given.")
+    return tuple(sorted({int(k) for k in filters}))

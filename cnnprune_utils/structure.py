@@ -1,0 +1,353 @@
+"""Which filters can leave a network, and what leaves with each of them.
+
+A filter's feature map is followed through the network's graph (``torch.fx``) from its convolution to the layers that
+read it. On the way it meets nodes that keep channels apart: activations, pooling, dropout, flatten, and *followers*,
+which hold numbers of their own for each channel (BatchNorm, depthwise convolution, PReLU). It ends at its *consumers*,
+the convolutions and linear layers that mix channels. A layer whose feature map goes anywhere else (an add, a cat, the
+output, anything unknown) is skipped, and the reason is kept: no layer is pruned on a guess.
+"""
+
+from __future__ import annotations
+
+import copy
+import operator
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+from torch.nn.utils import parametrize
+
+from .plan import Plan
+
+
+@dataclass(frozen=True)
+class Port:
+    """A module that holds numbers for a layer's channels.
+
+    ``block`` counts the neighbouring numbers that belong to one filter: 1 for a convolution or a BatchNorm, H * W for
+    a linear layer behind a flatten.
+    """
+
+    name: str
+    block: int
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution whose filters can leave.
+
+    ``followers`` lose the same channels as the layer, ``consumers`` lose the inputs that read them. ``gate_edges``
+    are the edges (from node, to node) of the traced graph on which a closed gate silences a filter for good: as far
+    back as the last node that could turn a zero into something else.
+    """
+
+    name: str
+    out_channels: int
+    followers: tuple[Port, ...]
+    consumers: tuple[Port, ...]
+    gate_edges: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Structure:
+    """What :func:`analyse` found: a traced copy that shares the model's tensors, its layers, the skipped layers."""
+
+    graph: fx.GraphModule
+    layers: dict[str, Layer]
+    skipped: dict[str, str]
+
+
+# A gate has to sit behind these: they may turn 0 into something else, or the paper reads the map after them.
+_ACTIVATIONS = (
+    "relu relu_ relu6 leaky_relu leaky_relu_ elu elu_ selu selu_ celu celu_ gelu silu mish hardswish hardsigmoid "
+    "hardtanh hardtanh_ sigmoid sigmoid_ tanh tanh_ softplus softsign logsigmoid tanhshrink softshrink hardshrink"
+).split()
+# A gate may sit before these: they keep channels apart and map a map of zeros to zeros.
+_CARRIERS = (
+    "max_pool2d avg_pool2d adaptive_avg_pool2d adaptive_max_pool2d lp_pool2d dropout dropout2d interpolate contiguous"
+).split()
+_ACTIVATION_MODULES: tuple[type[nn.Module], ...] = (
+    *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish),
+    *(
+        nn.Hardsigmoid,
+        nn.Hardtanh,
+        nn.Sigmoid,
+        nn.Tanh,
+        nn.Softplus,
+        nn.Softsign,
+        nn.LogSigmoid,
+        nn.Tanhshrink,
+    ),
+    *(nn.Softshrink, nn.Hardshrink),
+)
+_CARRIER_MODULES: tuple[type[nn.Module], ...] = (
+    *(nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.LPPool2d, nn.Dropout),
+    *(nn.Dropout2d, nn.Identity, nn.Upsample, nn.ZeroPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d),
+)
+_NORMS = (nn.BatchNorm2d, nn.BatchNorm1d, nn.SyncBatchNorm, nn.InstanceNorm2d)
+
+
+def _functions(names: Sequence[str]) -> set[Any]:
+    """The names as they stand in a graph: functions of torch and torch.nn.functional, and names of tensor methods."""
+    return {getattr(space, name) for space in (torch, F) for name in names if hasattr(space, name)} | set(names)
+
+
+_ACTIVATION_CALLS = _functions(_ACTIVATIONS)
+_CARRIER_CALLS = _functions(_CARRIERS)
+_JOINS = {torch.cat, torch.concat, torch.stack}
+_FLATTENS = {torch.flatten, "flatten"}
+_VIEWS = {torch.reshape, "view", "reshape"}
+_MEANS = {torch.mean, torch.amax, "mean", "amax"}
+
+
+class _Skip(Exception):
+    """Why the layer that is being followed is not prunable."""
+
+
+def is_depthwise(module: nn.Module) -> bool:
+    """Whether the module is a convolution with one filter for each input channel."""
+    return isinstance(module, nn.Conv2d) and 1 < module.groups == module.in_channels == module.out_channels
+
+
+def prunable_layers(model: nn.Module) -> list[Layer]:
+    """The convolutions whose filters can leave ``model``, in the order in which the network calls them.
+
+    Raises:
+        ValueError: torch.fx cannot trace the model.
+    """
+    return list(analyse(model).layers.values())
+
+
+def skipped_layers(model: nn.Module) -> dict[str, str]:
+    """The convolutions whose filters stay, each with the reason. Raises as :func:`prunable_layers`."""
+    return analyse(model).skipped
+
+
+def removals(layers: Mapping[str, Layer], skipped: Mapping[str, str], plan: Plan) -> dict[str, tuple[int, ...]]:
+    """The filters that ``plan`` removes from each layer, checked against the network's layers.
+
+    Raises:
+        ValueError: the plan names a layer that is not prunable, or a filter that the layer does not have.
+    """
+    for name, filters in plan.remove.items():
+        if name not in layers:
+            why = skipped.get(name, "there is no convolution of that name")
+            raise ValueError(f"cannot remove filters of {name!r}: {why}. Prunable layers: {', '.join(layers)}.")
+        n = layers[name].out_channels
+        if beyond := [k for k in filters if k >= n]:
+            raise ValueError(
+                f"{name!r} has filters 0 to {n - 1}; the plan removes {beyond}. Was it made for this model?"
+            )
+    return dict(plan.remove)
+
+
+def analyse(model: nn.Module) -> Structure:
+    """Trace ``model`` and sort its convolutions into prunable layers and skipped ones; ``model`` stays as it was.
+
+    The graph is that of eval mode. A layer that is read by other modules in train mode is skipped as well, since the
+    pruned network has to train.
+
+    Raises:
+        ValueError: torch.fx cannot trace the model.
+    """
+    graph = _trace(model, train=False)
+    layers, skipped = _sort(graph)
+    try:
+        in_training, why = _sort(_trace(model, train=True))
+    except ValueError:  # a network that only traces in eval mode: nothing more can be known
+        in_training, why = layers, {}
+    for name in list(layers):
+        other = in_training.get(name)
+        if other is None or (other.followers, other.consumers) != (
+            layers[name].followers,
+            layers[name].consumers,
+        ):
+            skipped[name] = f"in train mode {why.get(name, 'other modules read it')}"
+            del layers[name]
+    called = {node.target for node in graph.graph.nodes if node.op == "call_module"}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d) and name not in called:
+            skipped.setdefault(name, "the network does not call it in eval mode")
+    return Structure(graph, layers, skipped)
+
+
+def _trace(model: nn.Module, *, train: bool) -> fx.GraphModule:
+    """A traced copy of ``model`` that shares its parameters and buffers, but none of its modules."""
+    shared: dict[int, Any] = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
+    try:
+        return fx.symbolic_trace(copy.deepcopy(model, shared).train(train))
+    except Exception as error:
+        raise ValueError(
+            f"torch.fx cannot trace {type(model).__name__}: {error}. Pruning needs the network's graph: move branches "
+            "that depend on the data out of forward, or prune the traceable part on its own."
+        ) from error
+
+
+def _sort(graph: fx.GraphModule) -> tuple[dict[str, Layer], dict[str, str]]:
+    follow = _Follower(graph)
+    layers: dict[str, Layer] = {}
+    skipped: dict[str, str] = {}
+    for node in graph.graph.nodes:
+        if node.op == "call_module" and isinstance(graph.get_submodule(node.target), nn.Conv2d):
+            try:
+                layers[node.target] = follow(node)
+            except _Skip as reason:
+                skipped[node.target] = str(reason)
+    return layers, skipped
+
+
+class _Follower:
+    """Follows the feature map of one convolution after the other through one graph."""
+
+    def __init__(self, graph: fx.GraphModule) -> None:
+        self.modules = dict(graph.named_modules())
+        self.calls = Counter(node.target for node in graph.graph.nodes if node.op == "call_module")
+        self.read_directly = {n.target.rpartition(".")[0] for n in graph.graph.nodes if n.op == "get_attr"}
+        self.owners: dict[int, set[int]] = defaultdict(set)
+        for module in graph.modules():
+            for parameter in module.parameters(recurse=False):
+                self.owners[id(parameter)].add(id(module))
+
+    def __call__(self, node: fx.Node) -> Layer:
+        conv = self._module(node)
+        assert isinstance(conv, nn.Conv2d)
+        if is_depthwise(conv):
+            raise _Skip("depthwise: each filter belongs to the channel that it reads")
+        if conv.groups > 1:
+            raise _Skip(f"its filters come in {conv.groups} groups of equal size")
+        self.channels = conv.out_channels
+        self.followers: dict[str, Port] = {}
+        self.consumers: dict[str, Port] = {}
+        edges: dict[tuple[str, str], None] = {}
+        for path, gate_at in self._paths([node], 0, flat=False):
+            edges[path[gate_at].name, path[gate_at + 1].name] = None
+        if not self.consumers:
+            raise _Skip("no layer reads it")
+        ports = tuple(self.followers.values()), tuple(self.consumers.values())
+        return Layer(str(node.target), self.channels, *ports, tuple(edges))
+
+    def _paths(self, path: list[fx.Node], gate_at: int, flat: bool) -> Iterator[tuple[list[fx.Node], int]]:
+        """Every path to a consumer, with the index of the node that the gate sits behind."""
+        for user in path[-1].users:
+            longer = [*path, user]
+            if user.op == "output":
+                raise _Skip("its feature map is part of the network's output")
+            if _reads_only_size(user, flat):
+                continue
+            others = [n for n in user.all_input_nodes if n is not path[-1] and not _is_size(n)]
+            if others or user.target in _JOINS:
+                raise _Skip(f"{_name(user)} joins its channels with others")
+            if user.op == "call_module":
+                module = self._module(user)
+                if self._is_consumer(module, flat):
+                    self._note(self.consumers, user, module)
+                    yield longer, gate_at
+                    continue
+                if isinstance(module, nn.Flatten) and module.start_dim == 1 and module.end_dim == -1:
+                    yield from self._paths(longer, gate_at, True)
+                elif self._is_follower(module, flat):
+                    self._note(self.followers, user, module)
+                    yield from self._paths(longer, len(path), flat)
+                elif isinstance(module, _ACTIVATION_MODULES):
+                    yield from self._paths(longer, len(path), flat)
+                elif isinstance(module, _CARRIER_MODULES):
+                    yield from self._paths(longer, gate_at, flat)
+                else:
+                    raise _Skip(f"{_name(user)} ({type(module).__name__}) is not known to keep channels apart")
+            elif user.target in _ACTIVATION_CALLS:
+                yield from self._paths(longer, len(path), flat)
+            elif user.target in _CARRIER_CALLS:
+                yield from self._paths(longer, gate_at, flat)
+            elif flattened := _flattens(user):
+                yield from self._paths(longer, gate_at, flat or flattened == "flat")
+            else:
+                raise _Skip(f"{_name(user)} is not known to keep channels apart")
+
+    def _module(self, node: fx.Node) -> nn.Module:
+        """The module that a node calls; if it holds numbers, they must be its own and be read here alone."""
+        name = str(node.target)
+        module = self.modules[name]
+        if not isinstance(module, (nn.Conv2d, nn.Linear, nn.PReLU, *_NORMS)):
+            return module
+        if self.calls[name] > 1:
+            raise _Skip(f"{name} is called {self.calls[name]} times in one forward pass")
+        if name in self.read_directly:
+            raise _Skip(f"the network reads the parameters of {name} directly")
+        if any(len(self.owners[id(p)]) > 1 for p in module.parameters(recurse=False)):
+            raise _Skip(f"{name} shares a parameter with another module")
+        if parametrize.is_parametrized(module) or "weight" not in module._parameters:
+            raise _Skip(f"the weight of {name} is computed from other tensors")
+        return module
+
+    @staticmethod
+    def _is_consumer(module: nn.Module, flat: bool) -> bool:
+        return isinstance(module, nn.Linear) if flat else isinstance(module, nn.Conv2d) and module.groups == 1
+
+    @staticmethod
+    def _is_follower(module: nn.Module, flat: bool) -> bool:
+        if flat:
+            return isinstance(module, nn.BatchNorm1d)
+        return isinstance(module, (nn.PReLU, *_NORMS)) or is_depthwise(module)
+
+    def _note(self, ports: dict[str, Port], node: fx.Node, module: nn.Module) -> None:
+        width = inputs_of(module)
+        block, rest = divmod(width, self.channels)
+        if isinstance(module, nn.PReLU) and width == 1:  # one slope for all channels: nothing to remove
+            return
+        if rest or not block:
+            raise _Skip(f"{_name(node)} reads {width} inputs, which {self.channels} channels do not divide")
+        ports[str(node.target)] = Port(str(node.target), block)
+
+
+def inputs_of(module: nn.Module) -> int:
+    """How many channels or features the module reads."""
+    for attribute in ("in_channels", "in_features", "num_features", "num_parameters"):
+        if isinstance(width := getattr(module, attribute, None), int):
+            return width
+    raise TypeError(f"{type(module).__name__} does not say how many inputs it reads")
+
+
+def _name(node: fx.Node) -> str:
+    if isinstance(node.target, str):
+        return node.target
+    return getattr(node.target, "__name__", str(node.target))
+
+
+def _is_size(node: fx.Node) -> bool:
+    """A number read off a tensor's shape: ``x.size(0)`` or ``x.shape[0]``."""
+    if node.op == "call_method" and node.target == "size":
+        return len(node.args) == 2
+    source = node.args[0] if node.target is operator.getitem else None
+    return isinstance(source, fx.Node) and source.target is getattr and source.args[1] == "shape"
+
+
+def _reads_only_size(node: fx.Node, flat: bool) -> bool:
+    """Whether the node reads the size of the batch or of the map, which pruning leaves as it is."""
+    untouched = {0} if flat else {0, 2, 3, -1, -2}
+    if node.op == "call_method" and node.target == "size":
+        return len(node.args) == 2 and node.args[1] in untouched
+    if node.target is getattr and node.args[1] == "shape":
+        return all(user.target is operator.getitem and user.args[1] in untouched for user in node.users)
+    return False
+
+
+def _flattens(node: fx.Node) -> str:
+    """``"flat"`` if the node makes (n, features) of (n, C, H, W), ``"map"`` if it keeps four dimensions, else empty."""
+    arguments = (*node.args[1:], *node.kwargs.values())
+    if node.target in _FLATTENS:
+        return "flat" if arguments in ((1,), (1, -1)) else ""
+    if node.target in _VIEWS:
+        shape = arguments[0] if len(arguments) == 1 and isinstance(arguments[0], (tuple, list)) else arguments
+        kept = len(shape) == 2 and shape[1] == -1 and isinstance(shape[0], fx.Node) and _is_size(shape[0])
+        return "flat" if kept else ""
+    if node.target in _MEANS and arguments:
+        dims = arguments[0] if isinstance(arguments[0], (tuple, list)) else ()
+        over_map = sorted(d % 4 for d in dims if isinstance(d, int)) == [2, 3]
+        keepdim = node.kwargs.get("keepdim", arguments[1] if len(arguments) > 1 else False)
+        return ("map" if keepdim is True else "flat") if over_map else ""
+    return ""
