@@ -83,10 +83,10 @@ def gated(model: nn.Module) -> GatedNetwork:
     gates: dict[str, Gate] = {}
     for i, (name, layer) in enumerate(found.layers.items()):
         gates[name] = Gate(next(found.graph.get_submodule(name).parameters()).detach(), layer.out_channels)
-        found.graph.add_submodule(f"gate_{i}", gates[name])
+        found.graph.add_submodule(f"cnnprune_gate_{i}", gates[name])  # a name that no network has by itself
         for source, reader in layer.gate_edges:
             with found.graph.graph.inserting_before(nodes[reader]):
-                gate = found.graph.graph.call_module(f"gate_{i}", (nodes[source],))
+                gate = found.graph.graph.call_module(f"cnnprune_gate_{i}", (nodes[source],))
             nodes[reader].replace_input_with(nodes[source], gate)
     found.graph.recompile()
     return GatedNetwork(found.graph, gates)
@@ -124,7 +124,7 @@ def gate_gradients(
         Layer name -> dC_i/dg_k, shape (n, out_channels), for the n examples of a batch.
 
     Raises:
-        ValueError: the loss does not return one number per example.
+        ValueError: the loss does not return one number per example, or no gradient comes with it.
     """
     network = model if isinstance(model, GatedNetwork) else gated(model)
     standing = {name: gate.values for name, gate in network.gates.items()}
@@ -136,6 +136,11 @@ def gate_gradients(
             with torch.enable_grad():
                 losses = loss(network(images), labels, reduction="none")
                 check_losses(losses, len(images))
+                if not losses.requires_grad:
+                    raise ValueError(
+                        "the losses carry no gradient: compute them from the outputs by differentiable operations, "
+                        "without detach, and outside torch.inference_mode()."
+                    )
                 slopes = torch.autograd.grad(losses.sum(), list(own.values()), materialize_grads=True)
         finally:
             for name, values in standing.items():
@@ -145,8 +150,9 @@ def gate_gradients(
 
 def check_losses(losses: Tensor, n: int) -> None:
     """Raise ValueError unless ``losses`` holds one number for each of ``n`` examples."""
-    if losses.shape != (n,):
+    if not isinstance(losses, Tensor) or losses.shape != (n,):
+        given = f"shape {tuple(losses.shape)}" if isinstance(losses, Tensor) else repr(losses)
         raise ValueError(
             f'loss(outputs, labels, reduction="none") must return one loss per example, shape ({n},); '
-            f"it returned shape {tuple(losses.shape)}."
+            f"it returned {given}."
         )

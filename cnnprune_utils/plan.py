@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, TypeAlias
@@ -24,13 +25,17 @@ class Plan:
     are equal.
 
     Raises:
-        TypeError: a filter number is not an integer.
+        TypeError: not a mapping from layer names to filter numbers, or a filter number is not an integer.
         ValueError: a filter number is negative.
     """
 
     remove: Mapping[str, tuple[int, ...]]
 
     def __post_init__(self) -> None:
+        if not isinstance(self.remove, Mapping) or not all(isinstance(name, str) for name in self.remove):
+            raise TypeError(
+                f'a plan is made from layer names and filters, such as {{"conv": (0, 2)}}, not {self.remove!r}.'
+            )
         clean = {name: _filter_numbers(name, filters) for name, filters in self.remove.items()}
         object.__setattr__(self, "remove", MappingProxyType({name: fs for name, fs in clean.items() if fs}))
 
@@ -93,7 +98,10 @@ def rank(scores: Mapping[str, Tensor], *, normalize: str | None = "l2") -> pd.Da
     for name, values in scores.items():
         values = values.detach().cpu().double()
         if values.ndim != 1 or not bool(torch.isfinite(values).all()):
-            raise ValueError(f"the scores of {name!r} are not one finite number per filter: {values.tolist()}")
+            raise ValueError(
+                f"the scores of {name!r} are not one finite number per filter: {values.tolist()}. "
+                "Is the model's loss on these images finite?"
+            )
         norm = values.norm() if normalize == "l2" else torch.ones(())
         scaled = values / norm if norm > 0 else torch.zeros_like(values)
         rows += [(name, k, float(s), float(t)) for k, (s, t) in enumerate(zip(values, scaled, strict=True))]
@@ -107,22 +115,22 @@ def lowest(ranks: pd.DataFrame, n_filters: int, *, keep_at_least: int = 1) -> Pl
     A filter that a floor protects stays, and the next one in rank leaves in its place.
 
     Raises:
+        TypeError: a number of filters is not an integer.
         ValueError: ``n_filters`` is negative, ``keep_at_least`` is, or the floors leave fewer filters to remove.
     """
-    if n_filters < 0 or keep_at_least < 0:
-        raise ValueError(f"n_filters={n_filters} and keep_at_least={keep_at_least} must not be negative.")
-    free = {name: max(0, len(group) - keep_at_least) for name, group in ranks.groupby("layer", sort=False)}
+    n_filters, keep_at_least = _count("n_filters", n_filters), _count("keep_at_least", keep_at_least)
+    free = {str(name): max(0, len(group) - keep_at_least) for name, group in ranks.groupby("layer", sort=False)}
     if n_filters > sum(free.values()):
         raise ValueError(
             f"cannot remove {n_filters} of {len(ranks)} filters: with keep_at_least={keep_at_least} in each of "
             f"{len(free)} layers, at most {sum(free.values())} can leave."
         )
-    remove: dict[str, list[int]] = {}
-    for row in ranks.sort_values("rank").itertuples():
-        if n_filters == sum(len(filters) for filters in remove.values()):
-            break
-        if len(remove.setdefault(row.layer, [])) < free[row.layer]:
-            remove[row.layer].append(row.filter)
+    remove: dict[str, list[int]] = {name: [] for name in free}
+    ordered = ranks.sort_values("rank")
+    for name, k in zip(ordered["layer"], ordered["filter"], strict=True):
+        if n_filters and len(remove[name]) < free[name]:
+            remove[name].append(k)
+            n_filters -= 1
     return _in_layer_order(ranks, remove)
 
 
@@ -130,6 +138,7 @@ def per_layer(ranks: pd.DataFrame, counts: Mapping[str, int]) -> Plan:
     """The plan that removes the ``counts[layer]`` filters of lowest rank from each layer named.
 
     Raises:
+        TypeError: a count is not an integer.
         ValueError: an unknown layer, or a count that the layer does not have.
     """
     groups = {str(name): group for name, group in ranks.groupby("layer", sort=False)}
@@ -137,7 +146,7 @@ def per_layer(ranks: pd.DataFrame, counts: Mapping[str, int]) -> Plan:
     for name, count in counts.items():
         if name not in groups:
             raise ValueError(f"no layer {name!r} in the ranks. There are: {', '.join(groups)}.")
-        if not 0 <= count <= len(groups[name]):
+        if _count(f"the count of {name!r}", count) > len(groups[name]):
             raise ValueError(f"cannot remove {count} filters of {name!r}: it has {len(groups[name])}.")
         remove[name] = groups[name].sort_values("rank")["filter"].head(count).tolist()
     return _in_layer_order(ranks, remove)
@@ -147,10 +156,21 @@ def _in_layer_order(ranks: pd.DataFrame, remove: Mapping[str, Sequence[int]]) ->
     return Plan({name: tuple(remove[name]) for name in ranks["layer"].unique() if name in remove})
 
 
-def _filter_numbers(name: str, filters: Sequence[int]) -> tuple[int, ...]:
-    for k in filters:
+def _count(name: str, value: int) -> int:
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name} must be a whole number of filters, not {value!r}.")
+    if value < 0:
+        raise ValueError(f"{name} must be at least 0, not {value}.")
+    return int(value)
+
+
+def _filter_numbers(name: str, filters: Iterable[int]) -> tuple[int, ...]:
+    if not isinstance(filters, Iterable):
+        raise TypeError(f"filters of {name!r} must be a sequence such as (0, 2), not {filters!r}.")
+    numbers = filters.tolist() if isinstance(filters, Tensor) else list(filters)
+    for k in numbers:
         if isinstance(k, bool) or not hasattr(k, "__index__"):
             raise TypeError(f"filter numbers of {name!r} must be integers, not {k!r}.")
         if k < 0:
             raise ValueError(f"filter numbers of {name!r} start at 0; {k} was given.")
-    return tuple(sorted({int(k) for k in filters}))
+    return tuple(sorted({operator.index(k) for k in numbers}))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import operator
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
 from .plan import Plan
@@ -155,10 +155,11 @@ def analyse(model: nn.Module) -> Structure:
     Raises:
         ValueError: torch.fx cannot trace the model.
     """
+    owners = _owners(model)
     graph = _trace(model, train=False)
-    layers, skipped = _sort(graph)
+    layers, skipped = _sort(graph, owners)
     try:
-        in_training, why = _sort(_trace(model, train=True))
+        in_training, why = _sort(_trace(model, train=True), owners)
     except ValueError:  # a network that only traces in eval mode: nothing more can be known
         in_training, why = layers, {}
     for name in list(layers):
@@ -177,10 +178,15 @@ def analyse(model: nn.Module) -> Structure:
 
 
 def _trace(model: nn.Module, *, train: bool) -> fx.GraphModule:
-    """A traced copy of ``model`` that shares its parameters and buffers, but none of its modules."""
-    shared: dict[int, Any] = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
+    """A traced copy of ``model`` that shares its parameters and, in eval mode, its buffers, but none of its modules.
+
+    Tracing runs ``forward``, which in train mode may count steps in a buffer or draw random numbers: not the model's.
+    """
+    shared = loose_tensors(model)
+    shared |= {id(tensor): tensor for tensor in chain(model.parameters(), () if train else model.buffers())}
     try:
-        return fx.symbolic_trace(copy.deepcopy(model, shared).train(train))
+        with torch.random.fork_rng(devices=[]):
+            return fx.symbolic_trace(copy.deepcopy(model, shared).train(train))
     except Exception as error:
         raise ValueError(
             f"torch.fx cannot trace {type(model).__name__}: {error}. Pruning needs the network's graph: move branches "
@@ -188,8 +194,21 @@ def _trace(model: nn.Module, *, train: bool) -> fx.GraphModule:
         ) from error
 
 
-def _sort(graph: fx.GraphModule) -> tuple[dict[str, Layer], dict[str, str]]:
-    follow = _Follower(graph)
+def loose_tensors(model: nn.Module) -> dict[int, Any]:
+    """A memo for ``copy.deepcopy``, which refuses a tensor with a history: a cached feature map, a masked weight."""
+    attributes = chain.from_iterable(vars(module).values() for module in model.modules())
+    return {
+        id(value): value.detach().clone() for value in attributes if isinstance(value, Tensor) and not value.is_leaf
+    }
+
+
+def _owners(model: nn.Module) -> Counter[int]:
+    """How many modules hold each parameter, also those that the network never calls."""
+    return Counter(id(p) for module in model.modules() for p in module.parameters(recurse=False))
+
+
+def _sort(graph: fx.GraphModule, owners: Counter[int]) -> tuple[dict[str, Layer], dict[str, str]]:
+    follow = _Follower(graph, owners)
     layers: dict[str, Layer] = {}
     skipped: dict[str, str] = {}
     for node in graph.graph.nodes:
@@ -204,14 +223,11 @@ def _sort(graph: fx.GraphModule) -> tuple[dict[str, Layer], dict[str, str]]:
 class _Follower:
     """Follows the feature map of one convolution after the other through one graph."""
 
-    def __init__(self, graph: fx.GraphModule) -> None:
-        self.modules = dict(graph.named_modules())
+    def __init__(self, graph: fx.GraphModule, owners: Counter[int]) -> None:
+        self.modules: dict[str, nn.Module] = dict(graph.named_modules())
         self.calls = Counter(node.target for node in graph.graph.nodes if node.op == "call_module")
         self.read_directly = {n.target.rpartition(".")[0] for n in graph.graph.nodes if n.op == "get_attr"}
-        self.owners: dict[int, set[int]] = defaultdict(set)
-        for module in graph.modules():
-            for parameter in module.parameters(recurse=False):
-                self.owners[id(parameter)].add(id(module))
+        self.owners = owners
 
     def __call__(self, node: fx.Node) -> Layer:
         conv = self._module(node)
@@ -224,7 +240,11 @@ class _Follower:
         self.followers: dict[str, Port] = {}
         self.consumers: dict[str, Port] = {}
         edges: dict[tuple[str, str], None] = {}
-        for path, gate_at in self._paths([node], 0, flat=False):
+        paths = list(self._paths([node], 0, flat=False))
+        for path, gate_at in paths:
+            # Where the map forks behind this gate and gets a gate later on the other way, two gates would count there.
+            while any(later > gate_at and other[: gate_at + 2] == path[: gate_at + 2] for other, later in paths):
+                gate_at += 1
             edges[path[gate_at].name, path[gate_at + 1].name] = None
         if not self.consumers:
             raise _Skip("no layer reads it")
@@ -250,17 +270,17 @@ class _Follower:
                     continue
                 if isinstance(module, nn.Flatten) and module.start_dim == 1 and module.end_dim == -1:
                     yield from self._paths(longer, gate_at, True)
+                elif _is_activation(module):
+                    yield from self._behind_activation(longer, flat)
                 elif self._is_follower(module, flat):
                     self._note(self.followers, user, module)
-                    yield from self._paths(longer, len(path), flat)
-                elif isinstance(module, _ACTIVATION_MODULES):
                     yield from self._paths(longer, len(path), flat)
                 elif isinstance(module, _CARRIER_MODULES):
                     yield from self._paths(longer, gate_at, flat)
                 else:
                     raise _Skip(f"{_name(user)} ({type(module).__name__}) is not known to keep channels apart")
             elif user.target in _ACTIVATION_CALLS:
-                yield from self._paths(longer, len(path), flat)
+                yield from self._behind_activation(longer, flat)
             elif user.target in _CARRIER_CALLS:
                 yield from self._paths(longer, gate_at, flat)
             elif flattened := _flattens(user):
@@ -268,20 +288,25 @@ class _Follower:
             else:
                 raise _Skip(f"{_name(user)} is not known to keep channels apart")
 
+    def _behind_activation(self, path: list[fx.Node], flat: bool) -> Iterator[tuple[list[fx.Node], int]]:
+        if not path[-1].users:  # in place, as a statement: the map that others read changes under a gate
+            raise _Skip(f"the result of {_name(path[-1])} is not read: assign it, or leave the call out")
+        yield from self._paths(path, len(path) - 1, flat)
+
     def _module(self, node: fx.Node) -> nn.Module:
         """The module that a node calls; if it holds numbers, they must be its own and be read here alone."""
         name = str(node.target)
         module = self.modules[name]
-        if not isinstance(module, (nn.Conv2d, nn.Linear, nn.PReLU, *_NORMS)):
+        if not isinstance(module, (nn.Conv2d, nn.Linear, nn.PReLU, *_NORMS)) or _is_activation(module):
             return module
         if self.calls[name] > 1:
             raise _Skip(f"{name} is called {self.calls[name]} times in one forward pass")
         if name in self.read_directly:
             raise _Skip(f"the network reads the parameters of {name} directly")
-        if any(len(self.owners[id(p)]) > 1 for p in module.parameters(recurse=False)):
+        if any(self.owners[id(p)] > 1 for p in module.parameters(recurse=False)):
             raise _Skip(f"{name} shares a parameter with another module")
-        if parametrize.is_parametrized(module) or "weight" not in module._parameters:
-            raise _Skip(f"the weight of {name} is computed from other tensors")
+        if parametrize.is_parametrized(module) or "weight" not in module._parameters or "bias" in vars(module):
+            raise _Skip(f"the weight or bias of {name} is computed from other tensors")
         return module
 
     @staticmethod
@@ -297,11 +322,15 @@ class _Follower:
     def _note(self, ports: dict[str, Port], node: fx.Node, module: nn.Module) -> None:
         width = inputs_of(module)
         block, rest = divmod(width, self.channels)
-        if isinstance(module, nn.PReLU) and width == 1:  # one slope for all channels: nothing to remove
-            return
         if rest or not block:
             raise _Skip(f"{_name(node)} reads {width} inputs, which {self.channels} channels do not divide")
         ports[str(node.target)] = Port(str(node.target), block)
+
+
+def _is_activation(module: nn.Module) -> bool:
+    """Whether the module maps each number by itself, and holds nothing for a channel."""
+    one_slope = isinstance(module, nn.PReLU) and module.num_parameters == 1
+    return one_slope or isinstance(module, _ACTIVATION_MODULES)
 
 
 def inputs_of(module: nn.Module) -> int:
@@ -318,22 +347,32 @@ def _name(node: fx.Node) -> str:
     return getattr(node.target, "__name__", str(node.target))
 
 
+def _is_shape(node: fx.Node) -> bool:
+    """All sizes of a tensor: ``x.shape`` or ``x.size()``."""
+    if node.op == "call_method":
+        return node.target == "size" and len(node.args) == 1 and not node.kwargs
+    return node.target is getattr and bool(node.args[1] == "shape")
+
+
 def _is_size(node: fx.Node) -> bool:
-    """A number read off a tensor's shape: ``x.size(0)`` or ``x.shape[0]``."""
-    if node.op == "call_method" and node.target == "size":
-        return len(node.args) == 2
+    """Sizes picked by an index, ``args[1]``: ``x.size(0)``, ``x.shape[0]``, ``x.shape[2:]``."""
+    if node.op == "call_method":
+        return node.target == "size" and len(node.args) == 2
     source = node.args[0] if node.target is operator.getitem else None
-    return isinstance(source, fx.Node) and source.target is getattr and source.args[1] == "shape"
+    return isinstance(source, fx.Node) and _is_shape(source)
 
 
 def _reads_only_size(node: fx.Node, flat: bool) -> bool:
     """Whether the node reads the size of the batch or of the map, which pruning leaves as it is."""
-    untouched = {0} if flat else {0, 2, 3, -1, -2}
-    if node.op == "call_method" and node.target == "size":
-        return len(node.args) == 2 and node.args[1] in untouched
-    if node.target is getattr and node.args[1] == "shape":
-        return all(user.target is operator.getitem and user.args[1] in untouched for user in node.users)
-    return False
+    if _is_shape(node):
+        return all(_is_size(user) and (not user.users or _spares_channels(user.args[1], flat)) for user in node.users)
+    return _is_size(node) and _spares_channels(node.args[1], flat)
+
+
+def _spares_channels(index: Any, flat: bool) -> bool:
+    """Whether the index picks no channel count (dimension 1) from the sizes of a map, or of a flattened one."""
+    picked = list(range(2 if flat else 4))[index] if isinstance(index, (int, slice)) else 1
+    return picked != 1 if isinstance(picked, int) else 1 not in picked
 
 
 def _flattens(node: fx.Node) -> str:
@@ -343,8 +382,8 @@ def _flattens(node: fx.Node) -> str:
         return "flat" if arguments in ((1,), (1, -1)) else ""
     if node.target in _VIEWS:
         shape = arguments[0] if len(arguments) == 1 and isinstance(arguments[0], (tuple, list)) else arguments
-        kept = len(shape) == 2 and shape[1] == -1 and isinstance(shape[0], fx.Node) and _is_size(shape[0])
-        return "flat" if kept else ""
+        batch = shape[0] if len(shape) == 2 and shape[1] == -1 else None
+        return "flat" if isinstance(batch, fx.Node) and _is_size(batch) and batch.args[1] == 0 else ""
     if node.target in _MEANS and arguments:
         dims = arguments[0] if isinstance(arguments[0], (tuple, list)) else ()
         over_map = sorted(d % 4 for d in dims if isinstance(d, int)) == [2, 3]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .plan import Plan
-from .structure import Layer, Port, analyse, is_depthwise, removals
+from .structure import Layer, Port, analyse, is_depthwise, loose_tensors, removals
 
 
 def prune(model: nn.Module, plan: Plan) -> nn.Module:
@@ -31,7 +31,7 @@ def prune(model: nn.Module, plan: Plan) -> nn.Module:
         outputs[name] = kept
         outputs.update({port.name: _kept_numbers(kept, port) for port in layer.followers})
         inputs.update({port.name: _kept_numbers(kept, port) for port in layer.consumers})
-    pruned = copy.deepcopy(model)
+    pruned = copy.deepcopy(model, loose_tensors(model))
     for name in outputs | inputs:
         _cut(pruned.get_submodule(name), outputs.get(name), inputs.get(name))
     return pruned
@@ -53,16 +53,14 @@ def _kept_numbers(kept: Tensor, port: Port) -> Tensor:
 
 def _cut(module: nn.Module, outputs: Tensor | None, inputs: Tensor | None) -> None:
     """Keep only these outputs and inputs of the module, in place; None keeps all."""
-    depthwise = is_depthwise(module)
     if outputs is not None:
         for name in ("weight", "bias", "running_mean", "running_var"):
             _keep(module, name, outputs, dim=0)
         # The module's own record of its sizes: repr, torchinfo and forward read it.
-        for name in ("out_channels", "num_features", "num_parameters"):
+        depthwise = ("in_channels", "groups") if is_depthwise(module) else ()
+        for name in ("out_channels", "num_features", "num_parameters", *depthwise):
             if hasattr(module, name):
                 setattr(module, name, len(outputs))
-        if depthwise:
-            module.in_channels = module.groups = len(outputs)
     if inputs is not None:
         _keep(module, "weight", inputs, dim=1)
         setattr(module, "in_features" if isinstance(module, nn.Linear) else "in_channels", len(inputs))
@@ -73,6 +71,8 @@ def _keep(module: nn.Module, name: str, index: Tensor, dim: int) -> None:
     if tensor is None:
         return
     smaller = tensor.detach().index_select(dim, index.to(tensor.device))
+    if tensor.ndim == 4 and not tensor.is_contiguous():
+        smaller = smaller.contiguous(memory_format=torch.channels_last)
     if isinstance(tensor, nn.Parameter):
         setattr(module, name, nn.Parameter(smaller, requires_grad=tensor.requires_grad))
     else:
