@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .data import Split
 from .plan import Plan
-from .structure import analyse, removals
+from .structure import Structure, analyse, removals
 
 Loss = Callable[..., Tensor]
 """Called as ``loss(outputs, labels, reduction="none")``; returns one loss per example, shape (n,)."""
@@ -75,7 +75,10 @@ def gated(model: nn.Module) -> GatedNetwork:
     Raises:
         ValueError: torch.fx cannot trace the model, or no layer is prunable.
     """
-    found = analyse(model)
+    return _with_gates(model, analyse(model))
+
+
+def _with_gates(model: nn.Module, found: Structure) -> GatedNetwork:
     if not found.layers:
         why = "; ".join(f"{name}: {reason}" for name, reason in found.skipped.items()) or "it has no convolution"
         raise ValueError(f"no filter of {type(model).__name__} can leave: {why}.")
@@ -100,7 +103,7 @@ def mask(model: nn.Module, plan: Plan) -> GatedNetwork:
     """
     found = analyse(model)
     closed = removals(found.layers, found.skipped, plan)
-    network = gated(model)
+    network = _with_gates(model, found)
     for name, filters in closed.items():
         network.gates[name].values[list(filters)] = 0.0
     return network

@@ -1,0 +1,357 @@
+"""Random convolutional networks for property tests, and what the tests compare them with.
+
+``networks()`` draws a graph: convolutions, and between them any order of BatchNorm, activations, pooling, dropout and
+depthwise convolutions, as modules, functions and methods; forks, residual adds, cats, groups; one or two heads behind
+flatten, view, mean or adaptive pooling. Each network knows which of its convolutions can be pruned: ``prunable``.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from cnnprune_utils.data import Split
+from cnnprune_utils.plan import Plan
+
+N_CLASSES = 3
+PROPERTY = settings(
+    max_examples=100, derandomize=True, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Networks of this size run faster on one thread. A test file that imports this has it."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def _view_by_unpacking(x: Tensor) -> Tensor:
+    n, _channels, _height, _width = x.shape
+    return x.view(n, -1)
+
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    # activations: functions, methods, in place
+    "F.relu": lambda x: F.relu(x),
+    "torch.relu": lambda x: torch.relu(x),
+    "x.relu": lambda x: x.relu(),
+    "F.relu inplace": lambda x: F.relu(x, inplace=True),
+    "x.sigmoid": lambda x: x.sigmoid(),
+    "torch.sigmoid": lambda x: torch.sigmoid(x),
+    "F.silu": lambda x: F.silu(x),
+    "F.leaky_relu": lambda x: F.leaky_relu(x, 0.2),
+    "F.softplus": lambda x: F.softplus(x),
+    "F.gelu": lambda x: F.gelu(x),
+    "x.tanh": lambda x: x.tanh(),
+    # carriers
+    "F.max_pool2d": lambda x: F.max_pool2d(x, 2),
+    "F.avg_pool2d": lambda x: F.avg_pool2d(x, 2),
+    "F.dropout": lambda x: F.dropout(x, 0.5, training=False),
+    "x.contiguous": lambda x: x.contiguous(),
+    "F.interpolate": lambda x: F.interpolate(x, scale_factor=2),
+    # joins
+    "add": lambda a, b: a + b,
+    "torch.add": lambda a, b: torch.add(a, b),
+    "mul": lambda a, b: a * b,
+    "cat": lambda a, b: torch.cat([a, b], 1),
+    # not known to keep channels apart
+    "softmax": lambda x: F.softmax(x, 1),
+    # from maps to features
+    "torch.flatten": lambda x: torch.flatten(x, 1),
+    "x.flatten": lambda x: x.flatten(start_dim=1),
+    "x.view size": lambda x: x.view(x.size(0), -1),
+    "x.view unpacked": _view_by_unpacking,
+    "x.reshape shape": lambda x: x.reshape(x.shape[0], -1),
+    "torch.reshape": lambda x: torch.reshape(x, (x.shape[0], -1)),
+    "x.mean": lambda x: x.mean((2, 3)),
+    "x.mean keepdim": lambda x: torch.mean(x, dim=[-1, -2], keepdim=True),
+    "x.amax": lambda x: x.amax((2, 3)),
+}
+ACTIVATION_CALLS = [name for name in FUNCTIONS if name.split()[0].split(".")[-1] in
+                    "relu sigmoid silu leaky_relu softplus gelu tanh".split()]  # fmt: skip
+ACTIVATION_MODULES = [nn.ReLU, nn.SiLU, nn.Sigmoid, nn.LeakyReLU, nn.Hardswish, nn.ELU]
+FLATTENS = ["module", "torch.flatten", "x.flatten", "x.view size", "x.view unpacked", "x.reshape shape",
+            "torch.reshape", "x.mean", "x.mean keepdim", "x.amax", "adaptive", "adaptive to 1"]  # fmt: skip
+
+
+class RandomNetwork(nn.Module):
+    """Runs its ``steps``: (name of a function or a module, which of the values so far it reads)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleDict()
+        self.steps: list[tuple[str, tuple[int, ...]]] = []
+        self.outputs: list[int] = []
+        self.image_shape = (1, 1, 1)
+        self.prunable: set[str] = set()
+
+    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
+        values = [images]
+        for call, reads in self.steps:
+            do = self.layers[call] if call in self.layers else FUNCTIONS[call]
+            values.append(do(*(values[i] for i in reads)))
+        outputs = tuple(values[i] for i in self.outputs)
+        return outputs if len(outputs) > 1 else outputs[0]
+
+    def extra_repr(self) -> str:
+        return f"images: {self.image_shape}, outputs: {self.outputs}, steps:\n" + "\n".join(map(str, self.steps))
+
+    def split(self, n: int, seed: int = 0) -> Split:
+        """``n`` random images that fit the network, in the precision of its parameters."""
+        generator = torch.Generator().manual_seed(seed)
+        images = torch.randn((n, *self.image_shape), generator=generator, dtype=torch.float64)
+        labels = torch.randint(N_CLASSES, (n,), generator=generator)
+        return Split(images.to(next(self.parameters()).dtype), labels)
+
+
+def loss_over_heads(outputs: Tensor | tuple[Tensor, ...], labels: Tensor, reduction: str) -> Tensor:
+    """Cross entropy, summed over a network's heads."""
+    heads = outputs if isinstance(outputs, tuple) else (outputs,)
+    return torch.stack([F.cross_entropy(head, labels, reduction=reduction) for head in heads]).sum(0)
+
+
+class Net(nn.Module):
+    """A network written where it is tested: ``forward(self, x)`` and its modules."""
+
+    def __init__(self, forward: Callable[[Any, Tensor], Any], **modules: nn.Module) -> None:
+        super().__init__()
+        self.run = forward
+        for name, module in modules.items():
+            self.add_module(name, module)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.run(self, x)
+
+
+class _Builder:
+    """Adds steps to a network. A value is the number of a step's result; ``source`` says whose channels it carries."""
+
+    def __init__(self, draw: st.DrawFn) -> None:
+        self.draw = draw
+        self.net = RandomNetwork()
+        self.shapes: list[tuple[int, int, int]] = []
+        self.source: list[str | None] = []
+        self.stays: set[str] = set()
+
+    def step(self, call: str, reads: tuple[int, ...], shape: tuple[int, int, int], source: str | None) -> int:
+        self.net.steps.append((call, reads))
+        self.shapes.append(shape)
+        self.source.append(source)
+        return len(self.shapes) - 1
+
+    def module(self, module: nn.Module, v: int, shape: tuple[int, int, int], source: str | None = None) -> int:
+        name = f"m{len(self.net.layers)}"
+        self.net.layers[name] = module
+        return self.step(name, (v,), shape, source)
+
+    def stay(self, *values: int) -> None:
+        """The convolutions whose channels these values carry cannot be pruned."""
+        self.stays |= {source for v in values if (source := self.source[v])}
+
+    def conv(self, v: int, out_channels: int | None = None, groups: int = 1) -> int:
+        channels, height, width = self.shapes[v]
+        out = out_channels or self.draw(st.sampled_from([4, 3, 5, 6, 2, 1]))
+        kernel = self.draw(st.sampled_from([1, 3]))
+        conv = nn.Conv2d(channels, out, kernel, padding=kernel // 2, groups=groups, bias=self.draw(st.booleans()))
+        name = f"layers.m{len(self.net.layers)}"
+        if groups > 1:
+            self.stay(v)
+            self.stays.add(name)
+        self.net.prunable.add(name)
+        return self.module(conv, v, (out, height, width), name)
+
+    def between(self, v: int, most: int = 3, resize: bool = True) -> int:
+        """Nodes that keep channels apart, in any order. The map keeps its height and width if not ``resize``."""
+        kinds = ["norm", "norm", "module", "module", "function", "function", "prelu", "prelu1", "dw", "drop", "same"]
+        for kind in self.draw(st.lists(st.sampled_from(kinds + ["pool", "pool", "up"] * resize), max_size=most)):
+            v = self._between(v, kind)
+        return v
+
+    def _between(self, v: int, kind: str) -> int:
+        (channels, height, width), draw = self.shapes[v], self.draw
+        same = (channels, height, width), self.source[v]
+        half = (channels, height // 2, width // 2), self.source[v]
+        if kind == "norm":
+            if draw(st.integers(0, 4)) == 0:
+                return self.module(nn.InstanceNorm2d(channels, affine=True, track_running_stats=True), v, *same)
+            return self.module(nn.BatchNorm2d(channels, affine=draw(st.integers(0, 4)) > 0), v, *same)
+        if kind == "module":
+            return self.module(draw(st.sampled_from(ACTIVATION_MODULES))(), v, *same)
+        if kind == "function":
+            call = draw(st.sampled_from(ACTIVATION_CALLS))
+            return self.step(call, (v,), *same)
+        if kind == "prelu":
+            return self.module(nn.PReLU(channels), v, *same)
+        if kind == "prelu1":
+            return self.module(nn.PReLU(), v, *same)
+        if kind == "dw" and channels > 1:
+            bias = draw(st.booleans())
+            return self.module(nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=bias), v, *same)
+        if kind == "drop":
+            return self.module(draw(st.sampled_from([nn.Dropout, nn.Dropout2d]))(), v, *same)
+        if kind == "same":
+            call = draw(st.sampled_from(["F.dropout", "x.contiguous", "identity"]))
+            return self.module(nn.Identity(), v, *same) if call == "identity" else self.step(call, (v,), *same)
+        if kind == "pool" and min(height, width) >= 2:
+            call = draw(st.sampled_from(["F.max_pool2d", "F.avg_pool2d", "max", "avg"]))
+            pools = {"max": nn.MaxPool2d, "avg": nn.AvgPool2d}
+            return self.module(pools[call](2), v, *half) if call in pools else self.step(call, (v,), *half)
+        if kind == "up" and height * width <= 16:
+            return self.step("F.interpolate", (v,), (channels, 2 * height, 2 * width), self.source[v])
+        return v
+
+    def block(self, v: int) -> int:
+        channels, height, width = self.shapes[v]
+        rare = ["residual", "cat", "excite", "groups", "unknown"]
+        kind = self.draw(st.sampled_from([*["chain"] * 6, *["fork"] * 4, *rare]))
+        if kind == "fork":  # one map, read as it is by one convolution and through other nodes by another
+            shared = self.between(v, most=1)
+            a, b = self.conv(shared), self.between(shared, most=2, resize=False)
+            b = self.conv(b, self.shapes[a][0])
+            self.stay(a, b)
+            return self.step("add", (a, b), self.shapes[a], None)
+        if kind == "residual":
+            a = self.between(self.conv(v, channels), most=2, resize=False)
+            self.stay(a, v)
+            return self.step(self.draw(st.sampled_from(["add", "torch.add"])), (a, v), self.shapes[v], None)
+        if kind == "cat":
+            a, b = self.conv(v), self.between(self.conv(v), most=1, resize=False)
+            self.stay(a, b)
+            return self.step("cat", (a, b), (self.shapes[a][0] + self.shapes[b][0], height, width), None)
+        if kind == "excite":  # squeeze and excitation: the gates of a small network multiply the channels
+            squeezed = self.module(nn.AdaptiveAvgPool2d(1), v, (channels, 1, 1), self.source[v])
+            a = self.conv(squeezed, channels)
+            self.stay(a, v)
+            return self.step("mul", (v, self.step("x.sigmoid", (a,), *self._like(a))), self.shapes[v], None)
+        if kind == "groups" and channels in (2, 4):
+            return self.conv(v, 2 * channels, groups=2)
+        if kind == "unknown":
+            self.stay(v)
+            return self.step("softmax", (v,), self.shapes[v], None)
+        return self.between(self.conv(v))
+
+    def _like(self, v: int) -> tuple[tuple[int, int, int], str | None]:
+        return self.shapes[v], self.source[v]
+
+    def head(self, v: int) -> None:
+        (channels, height, width), source = self._like(v)
+        how = self.draw(st.sampled_from(FLATTENS))
+        if how.startswith("adaptive"):
+            height, width = (1, 1) if how == "adaptive to 1" else (2, 3)
+            pool = self.draw(st.sampled_from([nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d]))
+            v = self.module(pool((height, width)), v, (channels, height, width), source)
+        if how in ("x.mean", "x.mean keepdim", "x.amax"):
+            height, width = 1, 1
+        flat = (channels * height * width, 1, 1)
+        if how in FUNCTIONS:
+            v = self.step(how, (v,), flat, source)
+        if how not in FUNCTIONS or how == "x.mean keepdim":
+            v = self.module(nn.Flatten(), v, flat, source)
+        for kind in self.draw(st.lists(st.sampled_from(["norm", "relu", "sigmoid", "prelu1", "drop"]), max_size=2)):
+            if kind == "sigmoid":
+                v = self.step("x.sigmoid", (v,), flat, source)
+            else:
+                modules = {"norm": lambda: nn.BatchNorm1d(flat[0]), "relu": nn.ReLU, "prelu1": nn.PReLU}
+                v = self.module(modules.get(kind, nn.Dropout)(), v, flat, source)
+        linear = nn.Linear(flat[0], N_CLASSES, bias=self.draw(st.booleans()))
+        self.net.outputs.append(self.module(linear, v, (N_CLASSES, 1, 1)))
+
+
+@st.composite
+def networks(draw: st.DrawFn) -> RandomNetwork:
+    """A network with random weights, BatchNorm's statistics and negative gammas too; some parameters are frozen."""
+    build = _Builder(draw)
+    net = build.net
+    net.image_shape = draw(st.integers(1, 3)), draw(st.integers(4, 9)), draw(st.integers(4, 9))
+    build.shapes.append(net.image_shape)
+    build.source.append(None)
+    ends = [build.between(build.conv(0))]
+    for _ in range(draw(st.integers(0, 3))):
+        ends.append(build.block(ends[-1]))
+    build.head(ends[-1])
+    if draw(st.integers(0, 2)) == 0:
+        build.head(draw(st.sampled_from(ends)))
+    net.prunable -= build.stays
+    randomize(net, draw(st.integers(0, 2**32 - 1)))
+    return net.train(draw(st.booleans()))
+
+
+@st.composite
+def networks_with_plans(draw: st.DrawFn) -> tuple[RandomNetwork, Plan]:
+    """A random network, and a plan that leaves at least one filter in each of its layers."""
+    net = draw(networks())
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32 - 1)))
+    remove = {}
+    for name in sorted(net.prunable):
+        n = net.get_submodule(name).out_channels
+        shuffled = torch.randperm(n, generator=generator)
+        remove[name] = tuple(shuffled[: int(torch.randint(n, (2,), generator=generator).max())].tolist())
+    return net, Plan(remove)
+
+
+def randomize(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Draw every number of a model anew, in place, so that nothing is 0 or 1 by default; freeze every fifth tensor."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(like: Tensor) -> Tensor:
+        return torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like.dtype)
+
+    with torch.no_grad():
+        for module in model.modules():
+            for name, parameter in module.named_parameters(recurse=False):
+                fan_in = parameter[0].numel() if parameter.ndim > 1 else 1
+                weight_of_prelu = isinstance(module, nn.PReLU) and name == "weight"
+                parameter.copy_(normal(parameter) * (0.3 if weight_of_prelu else (2 / fan_in) ** 0.5))
+                parameter.requires_grad_(float(torch.rand((), generator=generator)) > 0.2)
+            for name, buffer in module.named_buffers(recurse=False):
+                if name == "running_mean":
+                    buffer.copy_(normal(buffer))
+                elif name == "running_var":
+                    buffer.copy_(0.5 + 1.5 * torch.rand(buffer.shape, generator=generator))
+    return model
+
+
+def snapshot(model: nn.Module) -> dict[str, Any]:
+    """Copies of everything of a model that measuring must not change, and of the state of the random generator."""
+    state: dict[str, Any] = {"random generator": torch.get_rng_state()}
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        state[name] = (id(tensor), tensor.detach().clone())
+        state[f"{name} requires_grad"] = tensor.requires_grad
+        state[f"{name}.grad"] = copy.deepcopy(tensor.grad)
+    for name, module in model.named_modules():
+        state[f"{name} is training"] = module.training
+        state[f"{name} is made of"] = repr(module), list(vars(module))
+    return state
+
+
+def assert_unchanged(model: nn.Module, before: dict[str, Any]) -> None:
+    """Fail unless the model is bit for bit what :func:`snapshot` saw."""
+    after = snapshot(model)
+    assert after.keys() == before.keys()
+    for what, value in before.items():
+        assert _equal(value, after[what]), f"{what} changed"
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, tuple):
+        return len(a) == len(b) and all(_equal(x, y) for x, y in zip(a, b, strict=True))
+    if isinstance(a, Tensor):
+        return isinstance(b, Tensor) and a.dtype == b.dtype and torch.equal(a, b)
+    return bool(a == b)
+
+
+def difference(a: Any, b: Any) -> float:
+    """The largest difference of two outputs, relative to the largest number in ``b``."""
+    heads = list(zip(a, b, strict=True)) if isinstance(a, tuple) else [(a, b)]
+    return max(float((x - y).detach().abs().max() / y.detach().abs().max().clamp(min=1e-30)) for x, y in heads)

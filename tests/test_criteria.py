@@ -1,0 +1,340 @@
+"""Criteria: the paper's score, example by example, and nothing of the model changes."""
+
+import copy
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from random_networks import (  # noqa: F401
+    PROPERTY,
+    Net,
+    RandomNetwork,
+    assert_unchanged,
+    loss_over_heads,
+    networks,
+    one_thread,
+    randomize,
+    snapshot,
+)
+from torch import Tensor, nn
+
+from cnnprune_utils import criteria
+from cnnprune_utils.criteria import CRITERIA, loss_changes, magnitude, oracle, taylor
+from cnnprune_utils.data import Split
+from cnnprune_utils.gates import gate_gradients, mask
+from cnnprune_utils.models import CNN
+from cnnprune_utils.plan import Plan, Scores, rank
+from cnnprune_utils.structure import prunable_layers
+
+
+def cnn() -> CNN:
+    return randomize(CNN((2, 4, 3), image_size=(5, 7), n_classes=3)).double()
+
+
+def with_dropout_and_norm() -> nn.Module:
+    first = [nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout2d(0.5)]
+    second = [nn.Conv2d(4, 5, 3, padding=1, bias=False), nn.BatchNorm2d(5), nn.ReLU(), nn.Dropout(0.5)]
+    return randomize(nn.Sequential(*first, *second, nn.Flatten(), nn.Linear(5 * 2 * 3, 3))).double()
+
+
+def images_and_labels(n: int = 20, seed: int = 1) -> Split:
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(n, 1, 5, 7, generator=generator, dtype=torch.float64)
+    return Split(images, torch.randint(3, (n,), generator=generator))
+
+
+def by_the_paper(
+    model: nn.Module, split: Split, activations: dict[str, str], loss: Callable[..., Tensor] = F.cross_entropy
+) -> Scores:
+    """The definition, one example at a time: mean of dC/dz * z over the positions of z, abs, mean over examples."""
+    model = copy.deepcopy(model).eval().requires_grad_(True)
+    maps: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            output.retain_grad()
+            maps[name] = output
+
+        return hook
+
+    for layer, activation in activations.items():
+        model.get_submodule(activation).register_forward_hook(keep(layer))
+    scores = {layer: torch.zeros(model.get_submodule(layer).out_channels) for layer in activations}
+    for i in range(len(split)):
+        loss(model(split.images[i : i + 1]), split.labels[i : i + 1], reduction="none").sum().backward()
+        for layer, z in maps.items():
+            scores[layer] += (z.grad * z)[0].mean((1, 2)).abs().detach() / len(split)
+    return scores
+
+
+def assert_same(scores: Scores, expected: Scores, rtol: float = 1e-6) -> None:
+    assert scores.keys() == expected.keys()
+    for name in expected:
+        torch.testing.assert_close(scores[name], expected[name].to(scores[name].dtype), rtol=rtol, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("model", "activations"),
+    [
+        (cnn(), {"network.0": "network.1", "network.2": "network.3", "network.4": "network.5"}),
+        (with_dropout_and_norm(), {"0": "2", "5": "7"}),
+    ],
+    ids=["cnn", "BatchNorm, pooling, dropout"],
+)
+def test_taylor_is_the_formula_of_the_paper(model: nn.Module, activations: dict[str, str]) -> None:
+    """Traps, row 1: equation 8 with T > 1 examples, and z behind BatchNorm and activation."""
+    split = images_and_labels()
+    assert_same(taylor(model, split), by_the_paper(model, split, activations))
+
+
+def test_taylor_of_a_smooth_activation_reads_the_map_behind_it() -> None:
+    """For ReLU it makes no difference; for SiLU and sigmoid, dC/dz * z is another number before the activation."""
+    layers = [nn.Conv2d(1, 4, 3, padding=1), nn.SiLU(), nn.Conv2d(4, 4, 3, padding=1), nn.Sigmoid(), nn.MaxPool2d(2)]
+    model = randomize(nn.Sequential(*layers, nn.Flatten(), nn.Linear(4 * 6, 3))).double()
+    split = images_and_labels()
+    assert_same(taylor(model, split), by_the_paper(model, split, {"0": "1", "2": "3"}))
+
+
+def plain_sum(weights: list[Tensor]) -> nn.Module:
+    """Filters that copy the image, ReLU, and one output: the sum of their maps times these weights."""
+    conv = nn.Conv2d(1, len(weights), 1, bias=False)
+    linear = nn.Linear(sum(w.numel() for w in weights), 1, bias=False)
+    with torch.no_grad():
+        conv.weight.fill_(1.0)
+        linear.weight.copy_(torch.cat([w.flatten() for w in weights])[None])
+    return nn.Sequential(conv, nn.ReLU(), nn.Flatten(), linear)
+
+
+def test_contributions_of_opposite_sign_within_a_map_cancel() -> None:
+    """Traps, row 1: the mean over positions comes before the absolute value. A checkerboard scores 0."""
+    checkerboard = (torch.arange(4)[:, None] + torch.arange(4)) % 2 * 2.0 - 1
+    model = plain_sum([checkerboard, torch.ones(4, 4)])
+    split = Split(torch.ones(3, 1, 4, 4), torch.zeros(3, dtype=torch.int64))
+    scores = taylor(model, split, loss=lambda outputs, labels, reduction: outputs[:, 0])
+    assert scores["0"].tolist() == [0, 1]
+
+
+def test_contributions_of_opposite_sign_in_two_examples_do_not_cancel() -> None:
+    """Traps, row 1: the absolute value comes before the mean over examples."""
+    model = plain_sum([torch.ones(4, 4)])
+    split = Split(torch.ones(2, 1, 4, 4), torch.tensor([0, 1]))
+    scores = taylor(model, split, loss=lambda outputs, labels, reduction: outputs[:, 0] * (2.0 * labels - 1))
+    assert scores["0"].tolist() == [1]
+
+
+def test_a_score_is_per_position_of_its_map() -> None:
+    for size in (2, 6):
+        split = Split(torch.ones(1, 1, size, size), torch.tensor([0]))
+        scores = taylor(
+            plain_sum([torch.full((size, size), 3.0)]), split, loss=lambda outputs, labels, reduction: outputs[:, 0]
+        )
+        assert scores["0"].tolist() == [3]
+
+
+@pytest.mark.parametrize("criterion", [taylor, oracle])
+@pytest.mark.parametrize("model", [cnn(), with_dropout_and_norm()], ids=["cnn", "BatchNorm, pooling, dropout"])
+def test_scores_do_not_depend_on_the_batch_size(criterion: Callable[..., Scores], model: nn.Module) -> None:
+    """Traps, rows 2 and 13: 300 images in batches of 1, 7, 256 (a short last batch) and all at once."""
+    split = images_and_labels(300 if criterion is taylor else 30)
+    expected = criterion(model, split, batch_size=len(split))
+    for batch_size in (1, 7, 256):
+        assert_same(criterion(model, split, batch_size=batch_size), expected)
+
+
+@settings(PROPERTY, max_examples=20)
+@given(networks())
+def test_scores_of_random_networks_depend_neither_on_the_batch_size_nor_on_the_order(net: RandomNetwork) -> None:
+    """Traps, row 2."""
+    net.double()
+    if not net.prunable:
+        return
+    split = net.split(5)
+    expected = taylor(net, split, loss=loss_over_heads)
+    assert_same(taylor(net, split, loss=loss_over_heads, batch_size=2), expected)
+    backwards = Split(split.images.flip(0), split.labels.flip(0))
+    assert_same(taylor(net, backwards, loss=loss_over_heads, batch_size=3), expected)
+
+
+@pytest.mark.parametrize("criterion", CRITERIA.values(), ids=CRITERIA)
+def test_scores_are_those_of_eval_mode(criterion: Callable[..., Scores]) -> None:
+    """Traps, row 3: in train mode dropout would draw, and BatchNorm's statistics would move."""
+    model, split = with_dropout_and_norm().train(), images_and_labels()
+    before = snapshot(model)
+    first, second = criterion(model, split), criterion(model, split)
+    assert_unchanged(model, before)
+    assert_same(first, second, rtol=0)
+    assert_same(first, criterion(model.eval(), split), rtol=0)
+
+
+@pytest.mark.parametrize("criterion", CRITERIA.values(), ids=CRITERIA)
+def test_scoring_leaves_gradients_flags_and_numbers_as_they_were(criterion: Callable[..., Scores]) -> None:
+    """Traps, row 4: a gradient left behind would be applied by the next step of the optimizer."""
+    model, split = with_dropout_and_norm().train(), images_and_labels()
+    model[1].eval()
+    F.cross_entropy(model(split.images), split.labels).backward()
+    model[0].weight.grad = None
+    before = snapshot(model)
+    criterion(model, split, batch_size=8)
+    assert_unchanged(model, before)
+
+
+@pytest.mark.parametrize("criterion", [taylor, oracle])
+def test_a_loss_that_raises_leaves_the_model_as_it_was(criterion: Callable[..., Scores]) -> None:
+    """Traps, row 4."""
+    model, split = with_dropout_and_norm().train(), images_and_labels()
+    F.cross_entropy(model(split.images), split.labels).backward()
+    before = snapshot(model)
+    calls = iter([False, False, False, True])
+
+    def loss(outputs: Tensor, labels: Tensor, reduction: str) -> Tensor:
+        if next(calls):
+            raise KeyError("on purpose")
+        return F.cross_entropy(outputs, labels, reduction=reduction)
+
+    with pytest.raises(KeyError, match="on purpose"):
+        criterion(model, split, loss=loss, batch_size=5)
+    assert_unchanged(model, before)
+
+
+@pytest.mark.parametrize("criterion", CRITERIA.values(), ids=CRITERIA)
+def test_all_criteria_are_called_alike_and_return_one_number_per_filter_on_the_cpu(
+    criterion: Callable[..., Scores],
+) -> None:
+    model = cnn()
+    scores = criterion(model, images_and_labels(), loss=F.cross_entropy, batch_size=16)
+    assert {name: tuple(score.shape) for name, score in scores.items()} == {
+        layer.name: (layer.out_channels,) for layer in prunable_layers(model)
+    }
+    for score in scores.values():
+        assert (score.dtype, score.device.type, score.requires_grad) == (torch.float32, "cpu", False)
+        assert bool((score >= 0).all())
+
+
+@pytest.mark.parametrize("criterion", [taylor, oracle])
+def test_the_loss_that_is_given_is_the_one_that_counts(criterion: Callable[..., Scores]) -> None:
+    """Filter 0 alone feeds output 0, filter 1 output 1."""
+    conv, linear = nn.Conv2d(1, 2, 1), nn.Linear(2, 2, bias=False)
+    with torch.no_grad():
+        conv.weight.fill_(1)
+        conv.bias.fill_(1)
+        linear.weight.copy_(torch.eye(2))
+    model = nn.Sequential(conv, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), linear)
+    split = Split(torch.ones(4, 1, 3, 3), torch.zeros(4, dtype=torch.int64))
+    for k in (0, 1):
+        scores = criterion(model, split, loss=lambda outputs, labels, reduction, k=k: outputs[:, k] ** 2)["0"]
+        assert scores[k] > 0
+        assert scores[1 - k] == 0
+
+
+@pytest.mark.parametrize("criterion", [taylor, oracle])
+def test_a_loss_of_the_wrong_shape_gets_an_error_that_says_so(criterion: Callable[..., Scores]) -> None:
+    """Traps, row 2."""
+
+    def reduced(outputs: Tensor, labels: Tensor, reduction: str) -> Tensor:
+        return F.cross_entropy(outputs, labels)
+
+    with pytest.raises(ValueError, match=r'reduction="none"\) must return one loss per example, shape \(20,\); it ret'):
+        criterion(cnn(), images_and_labels(), loss=reduced)
+
+
+def test_frozen_parameters_change_no_score() -> None:
+    model, split = cnn(), images_and_labels()
+    expected = taylor(model.requires_grad_(True), split)
+    assert_same(taylor(model.requires_grad_(False), split), expected, rtol=0)
+
+
+def test_a_dead_layer_scores_zero_and_ranks_without_nan() -> None:
+    """Traps, row 8."""
+    model, split = cnn(), images_and_labels()
+    with torch.no_grad():
+        model.network[2].weight.zero_()
+        model.network[2].bias.fill_(-1.0)  # ReLU lets nothing through
+    scores = taylor(model, split)
+    assert scores["network.2"].tolist() == [0, 0, 0, 0]
+    assert scores["network.0"].tolist() == [0, 0]
+    assert not rank(scores).isna().any(axis=None)
+
+
+def test_scores_that_are_nan_are_refused_by_rank() -> None:
+    """Traps, row 8."""
+    model = cnn()
+    with torch.no_grad():
+        model.network[7].bias[0] = torch.nan
+    with pytest.raises(ValueError, match="not one finite number per filter"):
+        rank(taylor(model, images_and_labels()))
+
+
+def test_oracle_is_the_change_of_the_mean_loss_when_the_filter_is_masked() -> None:
+    """Traps, row 13: the mean is over images, so a short last batch weighs by its images."""
+    model, split = with_dropout_and_norm(), images_and_labels()
+    with torch.no_grad():
+        unpruned = F.cross_entropy(copy.deepcopy(model).eval()(split.images), split.labels)
+        expected = {
+            layer.name: torch.stack(
+                [
+                    F.cross_entropy(mask(model, Plan({layer.name: (k,)}))(split.images), split.labels) - unpruned
+                    for k in range(layer.out_channels)
+                ]
+            )
+            for layer in prunable_layers(model)
+        }
+    changes = loss_changes(model, split, batch_size=7)
+    assert any(bool((change < 0).any()) for change in changes.values())
+    assert any(bool((change > 0).any()) for change in changes.values())
+    assert_same(changes, expected, rtol=1e-9)
+    assert_same(oracle(model, split, batch_size=7), {name: change.abs() for name, change in expected.items()})
+
+
+def test_where_the_loss_is_linear_in_the_gate_the_first_order_is_exact() -> None:
+    model, split = cnn(), images_and_labels()
+
+    def linear(outputs: Tensor, labels: Tensor, reduction: str) -> Tensor:
+        return outputs[:, 0] - outputs[:, 2]
+
+    (slopes,) = gate_gradients(model, split, loss=linear)
+    changes = loss_changes(model, split, loss=linear)
+    torch.testing.assert_close(changes["network.4"], -slopes["network.4"].mean(0), rtol=1e-9, atol=1e-12)
+
+
+def test_magnitude_is_the_mean_of_the_squared_weights_and_needs_no_images() -> None:
+    model = cnn()
+    scores = magnitude(model)
+    for name, score in scores.items():
+        weight = model.get_submodule(name).weight
+        expected = torch.stack([sum(w**2 for w in f.flatten()) / f.numel() for f in weight]).float()
+        torch.testing.assert_close(score, expected.detach())
+
+
+def test_random_scores_repeat_with_their_seed_and_leave_the_global_generator_alone() -> None:
+    model = cnn()
+    before = snapshot(model)
+    first, again, other = (criteria.random(model, images_and_labels(), seed=seed) for seed in (3, 3, 4))
+    assert_unchanged(model, before)
+    assert_same(first, again, rtol=0)
+    assert not torch.equal(first["network.2"], other["network.2"])
+    assert all(bool(((score >= 0) & (score < 1)).all()) for score in first.values())
+
+
+@pytest.mark.parametrize("criterion", [taylor, oracle, partial(criteria.random, seed=1)])
+def test_scores_of_a_masked_network_cannot_be_asked_for_by_mistake(criterion: Callable[..., Scores]) -> None:
+    masked = mask(cnn(), Plan({"network.0": (0,)}))
+    with pytest.raises(ValueError, match=r"cannot trace GatedNetwork"):
+        criterion(masked, images_and_labels())
+
+
+def test_a_network_whose_filters_cannot_leave_gets_an_error_with_the_reasons() -> None:
+    model = Net(lambda self, x: self.conv(x).mean((2, 3)), conv=nn.Conv2d(1, 3, 1))
+    with pytest.raises(ValueError, match="no filter of Net can leave: conv: its feature map is part of"):
+        taylor(model, images_and_labels())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("criterion", CRITERIA.values(), ids=CRITERIA)
+def test_scores_on_the_gpu_agree_with_the_cpu(criterion: Callable[..., Scores]) -> None:
+    model, split = cnn(), images_and_labels()
+    expected = criterion(model, split)
+    assert_same(criterion(copy.deepcopy(model).cuda(), split.to("cuda")), expected, rtol=1e-5)

@@ -1,0 +1,282 @@
+"""Ranks and plans: which filters leave, counted exactly."""
+
+import copy
+import pickle
+from dataclasses import FrozenInstanceError
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from random_networks import PROPERTY
+
+from cnnprune_utils.plan import Plan, lowest, per_layer, rank
+
+SCORES = {"b": torch.tensor([3.0, 4.0]), "a": torch.tensor([0.0, 1.0, 2.0, 2.0])}
+
+layer_scores = st.lists(st.sampled_from([0.0, 0.5, 1.0, 2.0, 3.0]), min_size=1, max_size=5).map(torch.tensor)
+scores_of_layers = st.dictionaries(st.sampled_from(["conv10", "conv2", "body.0"]), layer_scores, min_size=1)
+plans = st.dictionaries(st.text(max_size=5), st.lists(st.integers(0, 99), max_size=5)).map(Plan)
+
+
+# ranks
+
+
+def test_rank_divides_by_the_norm_of_the_layer_and_puts_the_lowest_first() -> None:
+    ranks = rank(SCORES)
+    assert list(ranks.columns) == ["layer", "filter", "score", "normalized", "rank"]
+    assert ranks["layer"].tolist() == ["b", "b", "a", "a", "a", "a"]
+    assert ranks["filter"].tolist() == [0, 1, 0, 1, 2, 3]
+    assert ranks["score"].tolist() == [3, 4, 0, 1, 2, 2]
+    assert ranks["normalized"].tolist() == pytest.approx([0.6, 0.8, 0, 1 / 3, 2 / 3, 2 / 3])
+    assert ranks["rank"].tolist() == [2, 5, 0, 1, 3, 4]
+
+
+def test_without_normalization_the_raw_scores_are_compared() -> None:
+    ranks = rank(SCORES, normalize=None)
+    assert ranks["normalized"].tolist() == ranks["score"].tolist()
+    assert ranks["rank"].tolist() == [4, 5, 0, 1, 2, 3]
+
+
+@PROPERTY
+@given(scores_of_layers)
+def test_ranks_count_from_zero_without_gaps_in_the_order_of_the_scores(scores: dict[str, torch.Tensor]) -> None:
+    """Traps, row 8: no NaN from a dead layer, and every filter has a rank of its own."""
+    ranks = rank(scores)
+    assert sorted(ranks["rank"]) == list(range(sum(len(s) for s in scores.values())))
+    assert not ranks.isna().any(axis=None)
+    assert ranks.sort_values("rank")["normalized"].is_monotonic_increasing
+
+
+def test_the_norm_of_each_layer_is_one_or_the_layer_is_dead() -> None:
+    """Traps, row 8: 0 / 0 would be NaN."""
+    ranks = rank({**SCORES, "dead": torch.zeros(3)})
+    norms = (ranks["normalized"] ** 2).groupby(ranks["layer"]).sum()
+    assert norms.to_dict() == pytest.approx({"a": 1, "b": 1, "dead": 0})
+
+
+def test_scores_on_another_scale_rank_alike() -> None:
+    assert rank({name: s * 1e-6 for name, s in SCORES.items()})["rank"].equals(rank(SCORES)["rank"])
+
+
+def test_equal_scores_rank_in_the_order_of_layers_and_filters() -> None:
+    """Traps, row 8."""
+    ranks = rank({"z": torch.ones(20), "a": torch.ones(20)})
+    assert ranks["rank"].tolist() == list(range(40))
+    assert lowest(ranks, 22) == Plan({"z": range(19), "a": (0, 1, 2)})
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_a_score_that_is_not_finite_is_refused_with_its_layer(bad: float) -> None:
+    """Traps, row 8."""
+    message = r"the scores of 'conv' are not one finite number per filter: \[1\.0, (nan|inf)\]\. Is the model's loss"
+    with pytest.raises(ValueError, match=message):
+        rank({"conv": torch.tensor([1.0, bad])})
+
+
+def test_rank_refuses_what_it_does_not_know() -> None:
+    with pytest.raises(ValueError, match="normalize='l1' is unknown; it can be 'l2' or None"):
+        rank(SCORES, normalize="l1")
+    with pytest.raises(ValueError, match=r"no scores to rank: .* structure\.skipped_layers says why"):
+        rank({})
+    with pytest.raises(ValueError, match="'conv' are not one finite number per filter"):
+        rank({"conv": torch.ones(2, 2)})
+
+
+def test_ranking_changes_no_score() -> None:
+    scores = copy.deepcopy(SCORES)
+    rank(scores)
+    assert all(torch.equal(scores[name], SCORES[name]) for name in SCORES)
+
+
+# lowest
+
+
+@PROPERTY
+@given(scores_of_layers, st.integers(0, 15), st.integers(0, 3))
+def test_lowest_removes_exactly_as_many_as_asked_or_says_how_many_it_can(
+    scores: dict[str, torch.Tensor], n_filters: int, keep_at_least: int
+) -> None:
+    """Traps, rows 5, 8 and 15: ties remove no more, floors hold, and what is asked for is what is achieved."""
+    ranks = rank(scores)
+    free = {name: max(0, len(s) - keep_at_least) for name, s in scores.items()}
+    if n_filters > sum(free.values()):
+        with pytest.raises(ValueError, match=f"cannot remove {n_filters} of .* at most {sum(free.values())} can leave"):
+            lowest(ranks, n_filters, keep_at_least=keep_at_least)
+        return
+    plan = lowest(ranks, n_filters, keep_at_least=keep_at_least)
+    assert plan.n_filters == n_filters
+    assert lowest(ranks.sample(frac=1, random_state=0), n_filters, keep_at_least=keep_at_least) == plan
+    removed = {(name, k) for name, filters in plan.remove.items() for k in filters}
+    is_removed = pd.Series([row in removed for row in zip(ranks["layer"], ranks["filter"], strict=True)])
+    for name, n_free in free.items():
+        filters = plan.remove.get(name, ())
+        assert len(filters) <= n_free
+        in_layer = ranks["layer"] == name
+        if len(filters) < n_free:  # the floor protects nothing here: all that stay rank above all that leave, anywhere
+            stays = ranks["rank"][in_layer & ~is_removed]
+            leaves = ranks["rank"][is_removed]
+            assert leaves.empty or stays.min() > leaves.max()
+
+
+def test_a_filter_that_the_floor_protects_stays_and_the_next_one_leaves() -> None:
+    """Traps, row 5."""
+    ranks = rank({"low": torch.tensor([1.0, 1.0]), "high": torch.tensor([5.0, 6.0, 7.0])}, normalize=None)
+    assert lowest(ranks, 2) == Plan({"low": (0,), "high": (0,)})
+    assert lowest(ranks, 2, keep_at_least=0) == Plan({"low": (0, 1)})
+    assert lowest(ranks, 1, keep_at_least=2) == Plan({"high": (0,)})
+
+
+def test_asking_for_all_filters_names_what_was_asked_and_what_is_possible() -> None:
+    """Traps, rows 5 and 15."""
+    message = "cannot remove 6 of 6 filters: with keep_at_least=1 in each of 2 layers, at most 4 can leave"
+    with pytest.raises(ValueError, match=message):
+        lowest(rank(SCORES), 6)
+    assert lowest(rank(SCORES), 6, keep_at_least=0).n_filters == 6
+
+
+def test_removing_none_is_a_plan_that_removes_none() -> None:
+    assert lowest(rank(SCORES), 0) == Plan({})
+    assert Plan({}).n_filters == 0
+
+
+@pytest.mark.parametrize("n_filters", [0.5, 2.0, True, "2", None])
+def test_a_share_of_the_filters_is_not_taken_for_a_number_of_them(n_filters: Any) -> None:
+    """Traps, row 15."""
+    with pytest.raises(TypeError, match="n_filters must be a whole number of filters, not"):
+        lowest(rank(SCORES), n_filters)
+    with pytest.raises(TypeError, match="keep_at_least must be a whole number of filters, not"):
+        lowest(rank(SCORES), 1, keep_at_least=n_filters)
+
+
+def test_numbers_of_numpy_and_torch_are_whole_numbers_too() -> None:
+    assert lowest(rank(SCORES), np.int64(2)) == lowest(rank(SCORES), torch.tensor(2)) == lowest(rank(SCORES), 2)
+
+
+def test_negative_numbers_are_refused() -> None:
+    with pytest.raises(ValueError, match="n_filters must be at least 0, not -1"):
+        lowest(rank(SCORES), -1)
+    with pytest.raises(ValueError, match="keep_at_least must be at least 0, not -1"):
+        lowest(rank(SCORES), 1, keep_at_least=-1)
+
+
+# per_layer
+
+
+def test_per_layer_removes_the_lowest_of_each_layer_named() -> None:
+    ranks = rank(SCORES)
+    assert per_layer(ranks, {"a": 2, "b": 1}) == Plan({"a": (0, 1), "b": (0,)})
+    assert per_layer(ranks, {"a": 3}) == Plan({"a": (0, 1, 2)})
+    assert per_layer(ranks, {"a": 0}) == per_layer(ranks, {}) == Plan({})
+    assert per_layer(ranks, {"b": 2}).n_filters == 2  # a mask may empty a layer
+
+
+def test_per_layer_says_what_is_possible() -> None:
+    with pytest.raises(ValueError, match=r"no layer 'c' in the ranks\. There are: b, a\."):
+        per_layer(rank(SCORES), {"c": 1})
+    with pytest.raises(ValueError, match="cannot remove 3 filters of 'b': it has 2"):
+        per_layer(rank(SCORES), {"b": 3})
+    with pytest.raises(ValueError, match="the count of 'b' must be at least 0, not -1"):
+        per_layer(rank(SCORES), {"b": -1})
+    with pytest.raises(TypeError, match=r"the count of 'b' must be a whole number of filters, not 0\.5"):
+        per_layer(rank(SCORES), {"b": 0.5})
+
+
+def test_plans_name_the_layers_in_the_order_of_the_ranks() -> None:
+    assert list(lowest(rank(SCORES), 4).remove) == ["b", "a"]
+    assert list(per_layer(rank(SCORES), {"a": 1, "b": 1}).remove) == ["b", "a"]
+
+
+def test_planning_changes_no_ranks() -> None:
+    ranks = rank(SCORES)
+    before = ranks.copy(deep=True)
+    lowest(ranks, 3)
+    per_layer(ranks, {"a": 1})
+    pd.testing.assert_frame_equal(ranks, before)
+
+
+# plans
+
+
+@PROPERTY
+@given(plans)
+def test_a_plan_survives_json_pickle_and_copies(plan: Plan) -> None:
+    copies = Plan.from_json(plan.to_json()), pickle.loads(pickle.dumps(plan)), copy.deepcopy(plan), copy.copy(plan)
+    for same in (*copies, eval(repr(plan))):
+        assert same == plan
+        assert hash(same) == hash(plan)
+        assert list(same.remove) == list(plan.remove)
+        assert same.n_filters == plan.n_filters == sum(map(len, plan.remove.values()))
+
+
+def test_plans_that_remove_the_same_filters_are_equal() -> None:
+    plan = Plan({"a": (2, 0), "b": (1,)})
+    same = Plan({"b": [1, 1], "c": (), "a": {0, 2}})
+    assert plan == same
+    assert hash(plan) == hash(same)
+    assert len({plan, same}) == 1
+    assert plan != Plan({"a": (0, 2)})
+    assert plan != {"a": (0, 2), "b": (1,)}
+
+
+@pytest.mark.parametrize(
+    "filters",
+    [[2, 0], range(0, 3, 2), {0, 2}, torch.tensor([0, 2]), np.array([2, 0]), (k for k in (0, 2)), map(int, "02")],
+)
+def test_filters_may_come_in_any_sequence_of_integers(filters: Any) -> None:
+    plan = Plan({"a": filters})
+    assert plan.remove["a"] == (0, 2)
+    assert all(type(k) is int for k in plan.remove["a"])
+
+
+@pytest.mark.parametrize(
+    ("filters", "message"),
+    [
+        ((0.0,), "filter numbers of 'a' must be integers, not 0.0"),
+        ((True, False), "filter numbers of 'a' must be integers, not True"),
+        (torch.tensor([True, False]), "filter numbers of 'a' must be integers, not True"),
+        (np.array([True, False]), "filter numbers of 'a' must be integers, not "),
+        (torch.tensor([1.5]), "filter numbers of 'a' must be integers, not 1.5"),
+        ("12", "filter numbers of 'a' must be integers, not '1'"),
+        ((None,), "filter numbers of 'a' must be integers, not None"),
+        (3, r"filters of 'a' must be a sequence such as \(0, 2\), not 3"),
+    ],
+)
+def test_filters_that_are_no_integers_are_refused(filters: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        Plan({"a": filters})
+
+
+def test_negative_filters_are_refused() -> None:
+    with pytest.raises(ValueError, match="filter numbers of 'a' start at 0; -1 was given"):
+        Plan({"a": (0, -1)})
+
+
+@pytest.mark.parametrize("remove", [None, [("a", (0,))], {0: (1,)}, "a"])
+def test_a_plan_is_made_from_layer_names_and_filters(remove: Any) -> None:
+    with pytest.raises(TypeError, match="a plan is made from layer names and filters, such as"):
+        Plan(remove)
+
+
+def test_a_plan_cannot_be_changed() -> None:
+    given = {"a": [0, 1]}
+    plan = Plan(given)
+    given["a"].append(2)
+    given["b"] = [0]
+    assert plan == Plan({"a": (0, 1)})
+    with pytest.raises(FrozenInstanceError):
+        plan.remove = {}
+    with pytest.raises(TypeError, match="does not support item assignment"):
+        plan.remove["a"] = ()
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{}", "[]", "null", "{", '{"remove": 3}', '{"remove": {"a": 1}}', '{"remove": {"a": [0.5]}}',
+             '{"remove": {"a": [-1]}}', '{"remove": {"a": "12"}}', '{"remove": {"a": [true]}}', '{"a": [1]}']
+)  # fmt: skip
+def test_text_that_is_no_plan_gets_an_error_that_shows_one(text: str) -> None:
+    with pytest.raises(ValueError, match=r'^not a plan: .* A plan looks like \{"remove": \{"conv": \[0, 2\]\}\}\.'):
+        Plan.from_json(text)

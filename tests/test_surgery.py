@@ -1,0 +1,425 @@
+"""Surgery: what is left computes what the network computed with the gates of the others closed."""
+
+import copy
+import io
+import pickle
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torch_pruning
+import torchvision
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from random_networks import (  # noqa: F401
+    PROPERTY,
+    Net,
+    RandomNetwork,
+    assert_unchanged,
+    difference,
+    networks_with_plans,
+    one_thread,
+    randomize,
+    snapshot,
+)
+from torch import Tensor, nn
+from torch.nn.utils import prune as torch_prune
+
+from cnnprune_utils.gates import mask
+from cnnprune_utils.models import CNN
+from cnnprune_utils.plan import Plan
+from cnnprune_utils.structure import prunable_layers
+from cnnprune_utils.surgery import prune
+
+
+def cnn() -> CNN:
+    return randomize(CNN((2, 4, 8), image_size=(5, 7), n_classes=3))
+
+
+def images(n: int = 4, shape: tuple[int, ...] = (1, 5, 7)) -> Tensor:
+    return torch.randn(n, *shape, generator=torch.Generator().manual_seed(0))
+
+
+PLAN = Plan({"network.0": (1,), "network.2": (0, 3), "network.4": (0, 2, 3, 5, 7)})
+
+
+def every_other_filter(model: nn.Module) -> Plan:
+    """From each prunable layer every second filter, or every third: 1 at least stays."""
+    layers = prunable_layers(model)
+    return Plan({layer.name: range(1, layer.out_channels, 2 + i % 2) for i, layer in enumerate(layers)})
+
+
+def assert_same_as_masked(model: nn.Module, plan: Plan, x: Tensor, tolerance: float) -> nn.Module:
+    pruned = prune(model, plan)
+    with torch.no_grad():
+        assert difference(copy.deepcopy(pruned).eval()(x), mask(model, plan)(x)) <= tolerance
+    return pruned
+
+
+# removal is masking
+
+
+@settings(PROPERTY, max_examples=150)
+@given(networks_with_plans())
+def test_removed_filters_are_as_gone_as_closed_gates(net_and_plan: tuple[RandomNetwork, Plan]) -> None:
+    """Traps, rows 6, 7, 10, 11, 18: on random graphs, to 1e-5 in float32 and to 1e-10 in float64."""
+    net, plan = net_and_plan
+    if not net.prunable:
+        return
+    before = snapshot(net)
+    pruned = assert_same_as_masked(net, plan, net.split(3).images, 1e-5)
+    assert_unchanged(net, before)
+    assert_kept_as_before(net, pruned)
+    assert_same_as_masked(net.double(), plan, net.split(3).images, 1e-10)
+
+
+def narrow(build: Callable[[], nn.Module]) -> nn.Module:
+    """torchvision's network; alexnet and vgg with 64 hidden units for 4096, which hold 9 in 10 of their parameters."""
+    with torch.device("meta"):
+        model = build()
+        if isinstance(getattr(model, "classifier", None), nn.Sequential):
+            for i, module in enumerate(model.classifier):
+                if isinstance(module, nn.Linear):
+                    wide = module.in_features == 4096
+                    model.classifier[i] = nn.Linear(64 if wide else module.in_features, min(module.out_features, 64))
+    return randomize(model.to_empty(device="cpu"))
+
+
+@pytest.mark.parametrize(
+    ("build", "prunable"),
+    [
+        (torchvision.models.alexnet, 5),
+        (torchvision.models.vgg11_bn, 8),
+        (torchvision.models.resnet18, 8),
+        (torchvision.models.mobilenet_v2, 20),
+    ],
+)
+def test_networks_of_torchvision_lose_filters_of_every_prunable_layer(
+    build: Callable[[], nn.Module], prunable: int
+) -> None:
+    """Traps, rows 10 and 11."""
+    model = narrow(build).eval()
+    plan = every_other_filter(model)
+    assert len(plan.remove) == prunable
+    pruned = assert_same_as_masked(model, plan, images(2, (3, 64, 64)), 1e-5)
+    assert sum(p.numel() for p in pruned.parameters()) < sum(p.numel() for p in model.parameters())
+    assert_same_as_masked(model.double(), plan, images(2, (3, 64, 64)).double(), 1e-10)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d(4), nn.BatchNorm2d(4, affine=False), None])
+def test_convolutions_with_and_without_bias_in_front_of_a_norm(bias: bool, norm: nn.Module | None) -> None:
+    """Traps, row 7: negative gammas and betas that a gate in front of the norm would let through."""
+    layers = [nn.Conv2d(1, 4, 3, bias=bias), *([norm] if norm else []), nn.ReLU(), nn.Flatten(), nn.Linear(60, 3)]
+    model = randomize(nn.Sequential(*layers)).eval()
+    assert_same_as_masked(model, Plan({"0": (0, 2)}), images(), 1e-6)
+
+
+@pytest.mark.parametrize("image_size", [(5, 7), (7, 5), (1, 9), (6, 6)])
+def test_a_filter_takes_its_height_times_width_columns_of_the_linear_layer(image_size: tuple[int, int]) -> None:
+    """Traps, row 6: maps that are not square."""
+    model = randomize(CNN((2, 4, 8), image_size=image_size))
+    pruned = assert_same_as_masked(model, PLAN, images(shape=(1, *image_size)), 1e-6)
+    height, width = image_size
+    columns = model.network[7].weight.reshape(10, 8, height * width)[:, [1, 4, 6]]
+    assert torch.equal(pruned.network[7].weight, columns.flatten(1))
+
+
+def test_two_heads_lose_the_inputs_of_the_same_filters() -> None:
+    """Traps, row 6: one reads positions, the other means; the first linear layer is not the only one."""
+    heads = {"linear": nn.Linear(4 * 15, 3), "norm": nn.BatchNorm1d(4), "other": nn.Linear(4, 2)}
+    model = Net(
+        lambda self, x: (self.linear((y := self.conv(x)).flatten(1)), self.other(self.norm(y.mean((2, 3))))),
+        conv=nn.Conv2d(1, 4, 3),
+        **heads,
+    )
+    pruned = assert_same_as_masked(randomize(model).eval(), Plan({"conv": (0, 2)}), images(), 1e-6)
+    assert (pruned.linear.in_features, pruned.norm.num_features, pruned.other.in_features) == (30, 2, 2)
+
+
+@pytest.mark.parametrize("size", [(2, 3), 1])
+def test_adaptive_pooling_decides_how_many_columns_a_filter_has(size: Any) -> None:
+    """Traps, row 6."""
+    columns = 4 * torch.zeros(1).expand(size if isinstance(size, tuple) else (1, 1)).numel()
+    layers = [nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(size), nn.Flatten(), nn.Linear(columns, 3)]
+    model = randomize(nn.Sequential(*layers))
+    pruned = assert_same_as_masked(model, Plan({"0": (1, 3)}), images(), 1e-6)
+    assert pruned[3].in_features == columns // 2
+
+
+@pytest.mark.parametrize(
+    ("build", "shape"),
+    [
+        (cnn, (1, 5, 7)),
+        (lambda: narrow(torchvision.models.alexnet), (3, 64, 64)),
+        (lambda: narrow(torchvision.models.vgg11_bn), (3, 64, 64)),
+    ],
+    ids=["cnn", "alexnet", "vgg11_bn"],
+)
+def test_an_independent_implementation_removes_the_same(build: Callable[[], nn.Module], shape: tuple[int, ...]) -> None:
+    model, x = build().eval(), images(2, shape)
+    plan = every_other_filter(model)
+    other = copy.deepcopy(model).requires_grad_(True)  # it cannot see frozen layers
+    graph = torch_pruning.DependencyGraph().build_dependency(other, example_inputs=x)
+    for name, filters in plan.remove.items():
+        conv = other.get_submodule(name)
+        graph.get_pruning_group(conv, torch_pruning.prune_conv_out_channels, idxs=list(filters)).prune()
+    pruned = prune(model, plan)
+    assert {name: tuple(p.shape) for name, p in pruned.named_parameters()} == {
+        name: tuple(p.shape) for name, p in other.named_parameters()
+    }
+    with torch.no_grad():
+        assert difference(pruned(x), other(x)) < 1e-6
+
+
+# plans
+
+
+def shuffled_steps(plan: Plan, seed: int) -> list[tuple[str, int]]:
+    """The filters one by one in random order, each in the numbering of the network at that moment."""
+    steps = [(name, k) for name, filters in plan.remove.items() for k in filters]
+    random.Random(seed).shuffle(steps)
+    return [(name, k - sum(n == name and j < k for n, j in steps[:i])) for i, (name, k) in enumerate(steps)]
+
+
+def assert_equal_networks(a: nn.Module, b: nn.Module) -> None:
+    assert repr(a) == repr(b)
+    assert a.state_dict().keys() == b.state_dict().keys()
+    for (name, x), y in zip(a.state_dict().items(), b.state_dict().values(), strict=True):
+        assert torch.equal(x, y), name
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_one_by_one_in_any_order_gives_the_network_of_the_whole_plan(seed: int) -> None:
+    """Traps, row 9."""
+    one_by_one: nn.Module = cnn()
+    for name, k in shuffled_steps(PLAN, seed):
+        one_by_one = prune(one_by_one, Plan({name: (k,)}))
+    assert_equal_networks(one_by_one, prune(cnn(), PLAN))
+
+
+@settings(PROPERTY, max_examples=25)
+@given(networks_with_plans(), st.integers(0, 1000))
+def test_any_order_gives_one_network_on_random_graphs(net_and_plan: tuple[RandomNetwork, Plan], seed: int) -> None:
+    """Traps, row 9."""
+    net, plan = net_and_plan
+    plan = Plan({name: filters[:2] for name, filters in plan.remove.items()})
+    one_by_one: nn.Module = net
+    for name, k in shuffled_steps(plan, seed):
+        one_by_one = prune(one_by_one, Plan({name: (k,)}))
+    assert_equal_networks(one_by_one, prune(net, plan))
+
+
+def test_the_published_plan_leaves_23617_of_63122_parameters() -> None:
+    model = CNN()
+    pruned = prune(model, Plan({"network.0": (0,), "network.2": (1, 3), "network.4": (0, 2, 3, 5, 7)}))
+    assert sum(p.numel() for p in model.parameters()) == 63_122
+    assert sum(p.numel() for p in pruned.parameters()) == 23_617
+
+
+def test_a_plan_that_removes_nothing_gives_a_copy() -> None:
+    model = cnn()
+    pruned = prune(model, Plan({}))
+    assert_equal_networks(pruned, model)
+    assert not {id(p) for p in pruned.parameters()} & {id(p) for p in model.parameters()}
+
+
+def test_a_plan_that_empties_a_layer_is_refused_with_its_name() -> None:
+    """Traps, row 5."""
+    message = (
+        r"the plan removes all 4 filters of 'network\.2', and nothing would pass\. Leave at least one, or use gates"
+    )
+    with pytest.raises(ValueError, match=message):
+        prune(cnn(), Plan({"network.2": range(4)}))
+
+
+@pytest.mark.parametrize(
+    ("plan", "message"),
+    [
+        (
+            Plan({"layer1.0.conv2": (0,)}),
+            r"'layer1\.0\.conv2': add joins its channels with others\. Prunable layers: l",
+        ),
+        (Plan({"conv1": (0,)}), "'conv1': add joins its channels with others"),
+        (Plan({"bn1": (0,)}), "'bn1': there is no convolution of that name"),
+        (Plan({"layer1.0.conv1": (64,)}), r"'layer1\.0\.conv1' has filters 0 to 63; the plan removes \[64\]"),
+    ],
+)
+def test_joined_channels_and_unknown_filters_are_refused_with_the_reason(plan: Plan, message: str) -> None:
+    """Traps, row 11."""
+    with torch.device("meta"):
+        model = torchvision.models.resnet18()
+    with pytest.raises(ValueError, match=message):
+        prune(model, plan)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (nn.utils.parametrizations.weight_norm, "the weight or bias of b is computed"),
+        (nn.utils.parametrizations.spectral_norm, "the weight or bias of b is computed"),
+        (lambda conv: torch_prune.random_unstructured(conv, "weight", 0.5), "the weight or bias of b is computed"),
+        (lambda conv: torch_prune.random_unstructured(conv, "bias", 0.5), "the weight or bias of b is computed"),
+    ],
+)
+def test_computed_weights_are_refused_with_their_name(change: Callable[[nn.Module], Any], reason: str) -> None:
+    convolutions = {"a": nn.Conv2d(1, 4, 1), "b": nn.Conv2d(4, 4, 1), "c": nn.Conv2d(4, 2, 1)}
+    model = Net(lambda self, x: self.c(self.b(self.a(x))), **convolutions)
+    change(model.b)
+    before = snapshot(model)
+    with pytest.raises(ValueError, match=f"cannot remove filters of 'b': {reason}"):
+        prune(model, Plan({"b": (0,)}))
+    assert_unchanged(model, before)
+
+
+def test_modules_called_twice_and_shared_parameters_are_refused_with_their_name() -> None:
+    """Traps, row 12."""
+    convolutions = {"a": nn.Conv2d(4, 4, 1), "b": nn.Conv2d(4, 4, 1), "c": nn.Conv2d(4, 2, 1)}
+    twice = Net(lambda self, x: self.c(self.b(self.a(self.a(x)))), **convolutions)
+    with pytest.raises(ValueError, match="'a': a is called 2 times in one forward pass"):
+        prune(twice, Plan({"a": (0,)}))
+    shared = Net(lambda self, x: self.c(self.b(self.a(x))), **convolutions)
+    shared.b.weight = shared.a.weight
+    with pytest.raises(ValueError, match="'b': b shares a parameter with another module"):
+        prune(shared, Plan({"b": (0,)}))
+
+
+def test_a_layer_with_a_mask_elsewhere_in_the_network_does_not_stand_in_the_way() -> None:
+    model = cnn()
+    torch_prune.l1_unstructured(model.network[7], "bias", 1)
+    model.network[4].seen = model.network[0](images())  # a feature map kept from the last pass
+    before = snapshot(model)
+    assert_same_as_masked(model, Plan({"network.0": (1,)}), images(), 1e-6)
+    assert_unchanged(model, before)
+
+
+# what stays
+
+
+def assert_kept_as_before(model: nn.Module, pruned: nn.Module) -> None:
+    """Traps, row 18: names, kinds, dtypes, devices, requires_grad and flags are those of the model."""
+    for these, those in (
+        (model.named_parameters(), pruned.named_parameters()),
+        (model.named_buffers(), pruned.named_buffers()),
+    ):
+        before, after = dict(these), dict(those)
+        assert before.keys() == after.keys()
+        for name, tensor in before.items():
+            kept = after[name]
+            assert (kept.dtype, kept.device, kept.requires_grad) == (tensor.dtype, tensor.device, tensor.requires_grad)
+            assert type(kept) is type(tensor)
+            assert kept.grad is None
+            assert kept.is_leaf
+            assert kept.untyped_storage().data_ptr() != tensor.untyped_storage().data_ptr()
+    assert [m.training for m in pruned.modules()] == [m.training for m in model.modules()]
+    assert type(pruned) is type(model)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_frozen_parameters_stay_frozen_and_keep_dtype_and_flags(dtype: torch.dtype) -> None:
+    """Traps, row 18."""
+    model = cnn().to(dtype).train()
+    model.network[3].eval()
+    for i, parameter in enumerate(model.parameters()):
+        parameter.requires_grad_(i % 2 == 0)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    before = snapshot(model)
+    pruned = prune(model, PLAN)
+    assert_unchanged(model, before)
+    assert_kept_as_before(model, pruned)
+
+
+def test_kept_filters_keep_their_numbers_bit_for_bit() -> None:
+    model = cnn()
+    pruned = prune(model, PLAN)
+    assert torch.equal(pruned.network[0].weight, model.network[0].weight[[0]])
+    assert torch.equal(pruned.network[0].bias, model.network[0].bias[[0]])
+    assert torch.equal(pruned.network[2].weight, model.network[2].weight[[1, 2]][:, [0]])
+    assert torch.equal(pruned.network[4].weight, model.network[4].weight[[1, 4, 6]][:, [1, 2]])
+    assert torch.equal(pruned.network[7].bias, model.network[7].bias)
+
+
+def test_modules_know_their_new_sizes() -> None:
+    layers = [nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.PReLU(4), nn.Conv2d(4, 4, 3, padding=1, groups=4)]
+    more = [nn.InstanceNorm2d(4, affine=True), nn.Conv2d(4, 6, 3), nn.Flatten(), nn.BatchNorm1d(18), nn.Linear(18, 2)]
+    pruned = prune(nn.Sequential(*layers, *more), Plan({"0": (1,), "5": (0, 2, 4)}))
+    expected = [nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.PReLU(3), nn.Conv2d(3, 3, 3, padding=1, groups=3)]
+    expected += [
+        nn.InstanceNorm2d(3, affine=True),
+        nn.Conv2d(3, 3, 3),
+        nn.Flatten(),
+        nn.BatchNorm1d(9),
+        nn.Linear(9, 2),
+    ]
+    assert repr(pruned) == repr(nn.Sequential(*expected))
+    shapes = {name: tensor.shape for name, tensor in nn.Sequential(*expected).state_dict().items()}
+    assert {name: tensor.shape for name, tensor in pruned.state_dict().items()} == shapes
+
+
+def test_channels_last_stays_channels_last() -> None:
+    model = randomize(narrow(torchvision.models.mobilenet_v2)).eval().to(memory_format=torch.channels_last)
+    x = images(2, (3, 64, 64)).to(memory_format=torch.channels_last)
+    pruned = assert_same_as_masked(model, every_other_filter(model), x, 1e-5)
+    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in pruned.parameters() if p.ndim == 4)
+    assert pruned.features(x).is_contiguous(memory_format=torch.channels_last)
+    plain = prune(cnn(), PLAN)
+    assert all(p.is_contiguous() for p in plain.parameters())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_surgery_on_the_gpu() -> None:
+    """Traps, row 18."""
+    model = cnn().cuda()
+    pruned = assert_same_as_masked(model, PLAN, images().cuda(), 1e-4)
+    assert_kept_as_before(model, pruned)
+
+
+# life after surgery
+
+
+@pytest.mark.parametrize("build", [cnn, lambda: narrow(torchvision.models.resnet18)], ids=["cnn", "resnet18"])
+def test_a_pruned_network_trains_and_is_pruned_again(build: Callable[[], nn.Module]) -> None:
+    """Traps, row 14: with an optimizer of its own, every parameter it has moves."""
+    model = build().requires_grad_(True).train()
+    x = images() if isinstance(model, CNN) else images(2, (3, 64, 64))
+    pruned = prune(model, every_other_filter(model))
+    kept = copy.deepcopy(pruned.state_dict())
+    before = snapshot(model)
+    optimizer = torch.optim.SGD(pruned.parameters(), lr=1e-3)
+    F.cross_entropy(pruned(x), torch.zeros(len(x), dtype=torch.int64)).backward()
+    optimizer.step()
+    assert_unchanged(model, before)
+    assert any(not torch.equal(kept[name], tensor) for name, tensor in pruned.state_dict().items())
+    assert all(p.grad is not None for p in pruned.parameters())
+    first = prunable_layers(pruned)[-1]
+    again = assert_same_as_masked(pruned.eval(), Plan({first.name: (0,)}), x, 1e-5)
+    assert again.get_submodule(first.name).out_channels == first.out_channels - 1
+
+
+def test_a_depthwise_convolution_left_with_one_channel_can_be_pruned_around() -> None:
+    layers = [nn.Conv2d(1, 3, 3), nn.Conv2d(3, 3, 3, padding=1, groups=3), nn.ReLU(), nn.Conv2d(3, 4, 1), nn.ReLU()]
+    model = randomize(nn.Sequential(*layers, nn.Flatten(), nn.Linear(4 * 15, 2)))
+    once = assert_same_as_masked(model, Plan({"0": (0, 2)}), images(), 1e-6)
+    assert_same_as_masked(once, Plan({"3": (1, 2)}), images(), 1e-6)
+
+
+@pytest.mark.parametrize(
+    "build", [cnn, lambda: narrow(torchvision.models.mobilenet_v2).eval()], ids=["cnn", "mobilenet"]
+)
+def test_a_pruned_network_can_be_copied_pickled_and_saved(build: Callable[[], nn.Module]) -> None:
+    model = build()
+    x = images() if isinstance(model, CNN) else images(2, (3, 64, 64))
+    plan = every_other_filter(model)
+    pruned = prune(model, plan)
+    buffer = io.BytesIO()
+    torch.save(pruned.state_dict(), buffer)
+    buffer.seek(0)
+    loaded = prune(build(), plan)
+    loaded.load_state_dict(torch.load(buffer))
+    with torch.no_grad():
+        for same in (copy.deepcopy(pruned), pickle.loads(pickle.dumps(pruned)), loaded):
+            assert torch.equal(same(x), pruned(x))
