@@ -1,0 +1,65 @@
+"""The chapters' own calls in one place: ``python -m benchmarks.recipe`` makes the checkpoints that the book starts from.
+
+Every function here is a cell of a chapter; ``tests/test_checkpoints.py`` holds the two together.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+from torch import nn
+
+from cnnprune_utils.criteria import taylor
+from cnnprune_utils.data import Splits, load_fashion_mnist
+from cnnprune_utils.models import CNN, load_model, save_model
+from cnnprune_utils.plan import Plan, lowest, rank
+from cnnprune_utils.surgery import prune
+from cnnprune_utils.training import best_device, evaluate, fit, seed_everything
+
+CHECKPOINTS = Path(__file__).parent.parent / "data" / "checkpoints"
+
+
+def train(splits: Splits, seed: int = 0) -> tuple[nn.Module, pd.DataFrame]:
+    """Chapter 1: the baseline."""
+    seed_everything(seed)
+    baseline = CNN().to(splits.train.images.device)
+    return baseline, fit(baseline, splits, epochs=6, seed=seed)
+
+
+def make_plan(baseline: nn.Module, splits: Splits) -> Plan:
+    """Chapters 2 to 4: the eight filters that matter least."""
+    return lowest(rank(taylor(baseline, splits.validation)), 8)
+
+
+def fine_tune(pruned: nn.Module, splits: Splits, seed: int = 0) -> pd.DataFrame:
+    """Chapter 5: recovery. Trains ``pruned`` in place."""
+    return fit(pruned, splits, epochs=4, seed=seed)
+
+
+def from_scratch(widths: tuple[int, ...], splits: Splits, seed: int = 0) -> tuple[nn.Module, pd.DataFrame]:
+    """Chapter 5: the control, with as many epochs as training and fine-tuning had together."""
+    seed_everything(seed)
+    scratch = CNN(widths=widths).to(splits.train.images.device)
+    return scratch, fit(scratch, splits, epochs=10, seed=seed)
+
+
+def main() -> None:
+    splits = load_fashion_mnist().to(best_device())
+    CHECKPOINTS.mkdir(parents=True, exist_ok=True)
+    models: dict[str, nn.Module] = {}
+    models["baseline"], _ = train(splits)
+    plan = make_plan(models["baseline"], splits)
+    models["tuned"] = prune(models["baseline"], plan)
+    fine_tune(models["tuned"], splits)
+    models["scratch"], _ = from_scratch(models["tuned"].widths, splits)
+    for name, model in models.items():
+        path = CHECKPOINTS / f"{name}.safetensors"
+        save_model(model, path)
+        assert evaluate(load_model(path), splits.validation.to("cpu")) == evaluate(model, splits.validation)
+        print(f"{path.name}: widths {model.widths}, validation {evaluate(model, splits.validation)}")
+    print(f"plan: {plan}")
+
+
+if __name__ == "__main__":
+    main()

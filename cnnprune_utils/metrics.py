@@ -1,0 +1,136 @@
+"""What a network costs and what it gets right: parameters, MACs, file size, accuracy, latency."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from contextlib import ExitStack
+
+import pandas as pd
+import torch
+from scipy.stats import binomtest
+from torch import Tensor, nn
+from torch.utils.benchmark import Timer
+from torch.utils.flop_counter import FlopCounterMode
+
+from .data import Split
+from .models import to_bytes
+from .plan import Plan
+from .training import evaluate, evaluating
+
+
+def parameters(model: nn.Module) -> int:
+    """How many numbers the model learns, frozen ones too; a parameter that two layers share counts once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@torch.no_grad()
+def macs(model: nn.Module, images: Tensor) -> int:
+    """Multiply-accumulates of one forward pass for one image, in convolutions and linear layers, without biases.
+
+    Half of what PyTorch's ``FlopCounterMode`` counts. A convolution takes ``H W C_in K^2 C_out``; the appendix of
+    arXiv:1611.06440 counts twice that, and the bias.
+
+    Args:
+        images: (n, channels, height, width), on the model's device; one is enough.
+    """
+    with evaluating(model), FlopCounterMode(display=False) as counter:
+        model(images[:1])
+    return int(counter.get_total_flops()) // 2
+
+
+def file_bytes(model: nn.Module) -> int:
+    """The size of the file that ``save_model`` writes, in bytes; for a network other than a CNN, without its plan."""
+    return len(to_bytes(model, plan=Plan({})))
+
+
+def accuracy_interval(correct: int, n: int) -> tuple[float, float]:
+    """(low, high): the 95 % Wilson interval of the accuracy, when ``correct`` of ``n`` images are right.
+
+    It is about the draw of the ``n`` images: how far another test set would move the accuracy of this very model.
+
+    Raises:
+        ValueError: n is below 1, or correct is not between 0 and n.
+    """
+    if not 0 <= correct <= n or n < 1:
+        raise ValueError(f"{correct} right of {n} is not possible: n must be at least 1, correct from 0 to n.")
+    low, high = binomtest(correct, n).proportion_ci(confidence_level=0.95, method="wilson")
+    return float(low), float(high)
+
+
+def compare(models: Mapping[str, nn.Module], split: Split) -> pd.DataFrame:
+    """One row per model, in the order given; the models are unchanged, and each may be on a device of its own.
+
+    Returns:
+        Indexed by ``model``: ``parameters``, ``macs`` (per image), ``file_kb`` (1,000 bytes), ``accuracy`` on ``split``
+        with its 95 % interval ``accuracy_low`` and ``accuracy_high``. No timing: the same on every run.
+
+    Raises:
+        ValueError: no model.
+    """
+    _check_some(models)
+    rows = []
+    for model in models.values():
+        here = split.to(_device(model, split.images))
+        result = evaluate(model, here)
+        low, high = accuracy_interval(round(result.accuracy * result.n), result.n)
+        costs = parameters(model), macs(model, here.images), file_bytes(model) / 1000
+        rows.append((*costs, result.accuracy, low, high))
+    columns = ["parameters", "macs", "file_kb", "accuracy", "accuracy_low", "accuracy_high"]
+    return pd.DataFrame(rows, columns=columns, index=pd.Index(models, name="model"))
+
+
+def latency(
+    models: Mapping[str, nn.Module], images: Tensor, *, batch_size: int, threads: int = 1, rounds: int = 21
+) -> pd.DataFrame:
+    """How long one forward pass of ``batch_size`` images takes, in eval mode and without gradients.
+
+    Every round times each model in turn, for about 20 ms, so that whatever slows the machine down meets all of them.
+
+    Args:
+        models: by name, on the device of ``images``; unchanged.
+        images: at least ``batch_size`` of them; the first ones are used.
+        batch_size: images per pass.
+        threads: how many CPU threads PyTorch may use meanwhile.
+        rounds: how many times each model is timed.
+
+    Returns:
+        Indexed by ``model``: ``batch_size``, ``threads``, and over the rounds ``median_ms``, ``q1_ms``, ``q3_ms`` (the
+        quartiles), milliseconds per batch.
+
+    Raises:
+        ValueError: no model, too few images, or a number below 1.
+    """
+    _check_some(models)
+    for name, value in (("batch_size", batch_size), ("threads", threads), ("rounds", rounds)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, not {value}")
+    if len(images) < batch_size:
+        raise ValueError(f"batch_size={batch_size} needs as many images, and there are {len(images)}")
+    batch = images[:batch_size]
+    seconds: dict[str, list[float]] = {name: [] for name in models}
+    with torch.inference_mode(), ExitStack() as modes:
+        for model in models.values():
+            modes.enter_context(evaluating(model))
+        timers = {name: _timer(model, batch, threads) for name, model in models.items()}
+        passes = {name: math.ceil(0.02 / timer.timeit(3).median) for name, timer in timers.items()}  # warms up, too
+        for _ in range(rounds):
+            for name, timer in timers.items():
+                seconds[name].append(timer.timeit(passes[name]).median)
+    table = 1000 * pd.DataFrame(seconds).quantile([0.5, 0.25, 0.75]).T.set_axis(["median_ms", "q1_ms", "q3_ms"], axis=1)
+    table.insert(0, "batch_size", batch_size)
+    table.insert(1, "threads", threads)
+    return table.rename_axis("model")
+
+
+def _timer(model: nn.Module, batch: Tensor, threads: int) -> Timer:
+    return Timer("model(batch)", globals={"model": model, "batch": batch}, num_threads=threads)
+
+
+def _check_some(models: Mapping[str, nn.Module]) -> None:
+    if not models:
+        raise ValueError('there is no model to measure; pass them by name, as in {"baseline": model}')
+
+
+def _device(model: nn.Module, images: Tensor) -> torch.device:
+    return next((tensor.device for tensor in model.state_dict().values()), images.device)

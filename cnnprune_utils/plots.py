@@ -1,0 +1,265 @@
+"""Every figure of the book. Each function takes data and a title that answers its question, and returns the Axes.
+
+The palette is Okabe and Ito's, safe for colour-blind readers. A layer and a stage keep their colour in all chapters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch, Rectangle
+from torch import Tensor
+
+from .data import CLASS_NAMES, Split
+from .plan import Scores
+from .structure import Layer
+
+LAYER_COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
+STAGE_COLORS = {
+    "original": "#000000",
+    "pruned": "#D55E00",
+    "fine-tuned": "#0072B2",
+    "one at a time": "#009E73",
+    "from scratch": "#CC79A7",
+}
+REMOVED = "#D55E00"
+KEPT = "#BBBBBB"
+WIDTH = 7.5  # inches: the width of a page
+
+
+def layer_colors(layers: Iterable[str]) -> dict[str, str]:
+    """A colour for each layer name, in the order in which the names first appear."""
+    names = list(dict.fromkeys(layers))
+    return {name: LAYER_COLORS[i % len(LAYER_COLORS)] for i, name in enumerate(names)}
+
+
+def class_grid(split: Split, *, title: str, per_class: int = 8) -> Figure:
+    """The first ``per_class`` images of each class, one row a class."""
+    figure, grid = plt.subplots(10, per_class, figsize=(WIDTH, WIDTH * 10 / (per_class + 3)), squeeze=False)
+    for label, (row, name) in enumerate(zip(grid, CLASS_NAMES, strict=True)):
+        for axes, image in zip(row, split.images[split.labels == label], strict=False):
+            _picture(axes, image[0])
+        row[0].set_ylabel(name, rotation=0, ha="right", va="center")
+    figure.suptitle(title)
+    figure.tight_layout(pad=0.4)
+    return figure
+
+
+def learning_curves(history: pd.DataFrame, *, title: str) -> tuple[Axes, Axes]:
+    """Loss (training and validation) and validation accuracy, epoch by epoch, side by side."""
+    _, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3), layout="constrained")
+    trained = history[history["epoch"] > 0]
+    left.plot(trained["epoch"], trained["train_loss"], marker="o", color=LAYER_COLORS[0], label="training images")
+    left.plot(
+        trained["epoch"], trained["validation_loss"], marker="s", color=LAYER_COLORS[1], label="validation images"
+    )
+    left.set(xlabel="epoch", ylabel="mean loss", xticks=trained["epoch"])
+    left.legend(frameon=False)
+    right.plot(trained["epoch"], 100 * trained["validation_accuracy"], marker="s", color=LAYER_COLORS[1])
+    right.set(xlabel="epoch", ylabel="validation accuracy (%)", xticks=trained["epoch"])
+    left.figure.suptitle(title)
+    _plain(left, right)
+    return left, right
+
+
+def accuracy_curves(
+    histories: Mapping[str, pd.DataFrame], *, title: str, colors: Mapping[str, str] = STAGE_COLORS
+) -> Axes:
+    """Validation accuracy epoch by epoch, one line for each history; epoch 0 is before the first update."""
+    axes = _axes(4)
+    for i, (name, history) in enumerate(histories.items()):
+        color = colors.get(name, LAYER_COLORS[i % len(LAYER_COLORS)])
+        axes.plot(
+            history["epoch"], 100 * history["validation_accuracy"], marker="osD^v"[i % 5], color=color, label=name
+        )
+    axes.set(xlabel="epoch (0: before the first update)", ylabel="validation accuracy (%)", title=title)
+    axes.legend(frameon=False)
+    return axes
+
+
+def loss_along_gate(gate: Sequence[float], loss: Sequence[float], slope: float, *, title: str) -> Axes:
+    """The measured loss as one gate closes from 1 to 0, and the straight line that its slope at 1 promises."""
+    axes = _axes(3.5)
+    start = loss[int(np.argmax(gate))]
+    axes.plot(gate, loss, marker="o", color=LAYER_COLORS[0], label="measured")
+    axes.plot([1, 0], [start, start - slope], "--", color=LAYER_COLORS[5], label="first-order guess")
+    axes.set(xlabel="gate (1: open, 0: closed)", ylabel="mean loss", title=title, xlim=(1.03, -0.03))
+    axes.legend(frameon=False)
+    return axes
+
+
+def predicted_against_true(guesses: Mapping[str, Scores], true: Scores, *, title: str) -> list[Axes]:
+    """Change in loss when a filter leaves: guessed (x) against measured (y), a panel a guess, a dot a filter."""
+    figure, row = plt.subplots(1, len(guesses), figsize=(WIDTH, 3.8), sharey=True, squeeze=False, layout="constrained")
+    colors = layer_colors(true)
+    for axes, (name, guess) in zip(row[0], guesses.items(), strict=True):
+        for layer, x in guess.items():
+            axes.scatter(x, true[layer], color=colors[layer], label=layer, s=40, zorder=3)
+        axes.set_yscale("symlog", linthresh=0.01)  # one filter can cost a hundred times what another costs
+        axes.set_ylim(-0.003, None)
+        axes.set(xlabel=f"guess: {name}")
+        _plain(axes)
+    row[0][0].set_ylabel("true change in loss")
+    row[0][-1].legend(frameon=False)
+    figure.suptitle(title)
+    return list(row[0])
+
+
+def score_bars(ranks: pd.DataFrame, *, title: str) -> tuple[Axes, Axes]:
+    """The scores of all filters, raw and normalised by layer, side by side."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3.2), layout="constrained")
+    for axes, column in ((left, "score"), (right, "normalized")):
+        _bars(axes, ranks, column)
+    left.set(ylabel="raw Taylor score")
+    right.set(ylabel="score / norm of its layer")
+    left.legend(handles=_legend(ranks), frameon=False, loc="upper left")
+    figure.suptitle(title)
+    return left, right
+
+
+def rank_ladder(ranks: pd.DataFrame, *, title: str, n_removed: int = 0) -> Axes:
+    """All filters from the least to the most important; the first ``n_removed`` are hatched."""
+    ordered = ranks.sort_values("rank", ascending=False)
+    colors = layer_colors(ranks["layer"])
+    axes = _axes(0.28 * len(ranks) + 1)
+    labels = [f"{row.layer}, filter {row.filter}" for row in ordered.itertuples()]
+    bars = axes.barh(labels, ordered["normalized"], color=[colors[name] for name in ordered["layer"]])
+    for bar, position in zip(bars, ordered["rank"], strict=True):
+        leaves = position < n_removed
+        bar.set(hatch="///" if leaves else None, edgecolor="white" if leaves else "none")
+        axes.annotate(f" {position}", (bar.get_width(), bar.get_y() + bar.get_height() / 2), va="center", fontsize=8)
+    axes.set(xlabel="normalised score (the number at a bar is its rank; rank 0 leaves first)", title=title)
+    axes.legend(handles=_legend(ranks), frameon=False, loc="upper right")
+    return axes
+
+
+def feature_maps(images: Tensor, maps: Mapping[str, Tensor], *, title: str) -> Figure:
+    """Images (n, 1, H, W) in the top row, and below them one row of feature maps (n, H, W) for each named filter."""
+    rows = {"image": images[:, 0], **maps}
+    figure, grid = plt.subplots(len(rows), len(images), figsize=(WIDTH, 0.95 * len(rows) + 0.5), squeeze=False)
+    for row, (name, pictures) in zip(grid, rows.items(), strict=True):
+        for axes, picture in zip(row, pictures, strict=True):
+            _picture(axes, picture, vmax=float(pictures.max()) or 1.0)
+        row[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
+    figure.suptitle(title)
+    figure.tight_layout(pad=0.4)
+    return figure
+
+
+def stability(table: pd.DataFrame, *, title: str) -> Axes:
+    """Rank correlation with the full ranking against the number of images scored; columns ``n``, ``correlation``."""
+    axes = _axes(3.5)
+    axes.plot(table["n"], table["correlation"], "o", color=KEPT, ms=4, label="one random sample")
+    worst = table.groupby("n")["correlation"].min()
+    axes.plot(worst.index, worst, marker="s", color=LAYER_COLORS[0], label="the worst sample of that size")
+    axes.set(xscale="log", xlabel="images scored", ylabel="Spearman correlation with all images", title=title)
+    axes.set_xticks(worst.index, [f"{n:,}" for n in worst.index])
+    axes.minorticks_off()
+    axes.legend(frameon=False, loc="lower right")
+    return axes
+
+
+def surgery_picture(layers: Sequence[Layer], kept: Mapping[str, Sequence[int]], n_inputs: int, *, title: str) -> Figure:
+    """Which block of every weight leaves: a row for each filter, a column for each input of a chain of ``layers``.
+
+    The last panel shows the linear layer, whose columns come in one block for each filter of the last layer.
+    """
+    widths = [n_inputs, *(layer.out_channels for layer in layers)]
+    stays = [list(range(n_inputs)), *(list(kept[layer.name]) for layer in layers)]
+    figure, panels = plt.subplots(1, len(layers) + 1, figsize=(WIDTH, 3.2), layout="constrained")
+    for i, axes in enumerate(panels):
+        last = i == len(layers)
+        rows, row_stays = (1, [0]) if last else (widths[i + 1], stays[i + 1])
+        for r in range(rows):
+            for c in range(widths[i]):
+                color = KEPT if r in row_stays and c in stays[i] else REMOVED
+                axes.add_patch(Rectangle((c, r), 0.92, 0.92, color=color))
+        consumer = layers[-1].consumers[0]
+        name = consumer.name if last else layers[i].name
+        blocks = f"blocks of {consumer.block} columns" if last else "reads channel"
+        axes.set(xlim=(0, widths[i]), ylim=(rows, 0), aspect="equal", title=name, xlabel=blocks)
+        axes.set_xticks(np.arange(widths[i]) + 0.46, range(widths[i]))
+        axes.set_yticks(np.arange(rows) + 0.46, ["all rows"] if last else list(range(rows)))
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+    panels[0].set_ylabel("filter")
+    figure.legend(
+        handles=[Patch(color=KEPT, label="stays"), Patch(color=REMOVED, label="leaves")],
+        loc="outside lower center",
+        ncols=2,
+    )
+    figure.suptitle(title)
+    return figure
+
+
+def accuracy_against_removed(table: pd.DataFrame, *, title: str) -> Axes:
+    """Accuracy against filters removed; columns ``removed``, ``order``, ``accuracy``. Several rows: mean and range."""
+    axes = _axes(4)
+    for i, (name, group) in enumerate(table.groupby("order", sort=False)):
+        runs = 100 * group.groupby("removed")["accuracy"].agg(["mean", "min", "max"])
+        axes.plot(runs.index, runs["mean"], marker="osD"[i % 3], color=LAYER_COLORS[i], label=name)
+        axes.fill_between(runs.index, runs["min"], runs["max"], color=LAYER_COLORS[i], alpha=0.15, lw=0)
+    axes.set(xlabel="filters removed", ylabel="validation accuracy (%)", title=title)
+    axes.legend(frameon=False)
+    return axes
+
+
+def class_changes(changes: pd.Series, *, title: str) -> Axes:
+    """Points of accuracy won or lost by each class, sorted."""
+    axes = _axes(4)
+    ordered = (100 * changes).sort_values()
+    axes.barh(ordered.index, ordered, color=[REMOVED if value < 0 else LAYER_COLORS[0] for value in ordered])
+    axes.axvline(0, color="black", lw=0.8)
+    axes.set(xlabel="change in test accuracy (points)", title=title)
+    return axes
+
+
+def shares(table: pd.DataFrame, *, title: str) -> Axes:
+    """What is left of each cost (columns, as a share of the original) for each network (rows)."""
+    axes = _axes(4)
+    width = 0.8 / len(table)
+    for i, (name, row) in enumerate(table.iterrows()):
+        at = np.arange(len(table.columns)) + (i - (len(table) - 1) / 2) * width
+        bars = axes.bar(at, 100 * row, width, color=STAGE_COLORS.get(str(name), KEPT), label=name)
+        axes.bar_label(bars, fmt="%.0f", fontsize=8)
+    axes.set_xticks(range(len(table.columns)), table.columns)
+    axes.set(ylabel="share of the original (%)", title=title)
+    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=len(table))
+    return axes
+
+
+def _axes(height: float) -> Axes:
+    _, axes = plt.subplots(figsize=(WIDTH, height), layout="constrained")
+    _plain(axes)
+    return axes
+
+
+def _plain(*all_axes: Axes) -> None:
+    for axes in all_axes:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25)
+        axes.set_axisbelow(True)
+
+
+def _picture(axes: Axes, picture: Tensor, vmax: float = 1.0) -> None:
+    axes.imshow(picture.cpu(), cmap="gray", vmin=0, vmax=vmax)
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+
+
+def _bars(axes: Axes, ranks: pd.DataFrame, column: str) -> None:
+    colors = layer_colors(ranks["layer"])
+    axes.bar(range(len(ranks)), ranks[column], color=[colors[name] for name in ranks["layer"]])
+    axes.set_xticks(range(len(ranks)), ranks["filter"])
+    axes.set_xlabel("filter")
+    _plain(axes)
+
+
+def _legend(ranks: pd.DataFrame) -> list[Patch | Line2D]:
+    return [Patch(color=color, label=name) for name, color in layer_colors(ranks["layer"]).items()]

@@ -1,0 +1,24 @@
+"""What every test and every notebook kernel inherits. The data the tests use is in tests/conftest.py."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import matplotlib
+import pytest
+
+ROOT = Path(__file__).resolve().parent
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # The kernels import the package of this checkout, also from an environment that another checkout shares.
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    # Progress bars are for a person who watches; here they would be compared, as outputs to stderr.
+    os.environ["TQDM_DISABLE"] = "1"
+    # A kernel draws into its notebook, unless this variable says otherwise; the tests draw nowhere.
+    os.environ.pop("MPLBACKEND", None)
+    matplotlib.use("agg")
+    # nbval looks the file up from where pytest was typed, which may be a folder below.
+    if config.getoption("nbval_sanitize_with", None):
+        config.option.nbval_sanitize_with = str(ROOT / config.option.nbval_sanitize_with)

@@ -1,0 +1,36 @@
+"""Print the requirements of pyproject.toml that this Python's environment does not meet, one a line.
+
+It reads what the installed packages say of themselves and imports none of them, so it takes a moment only.
+"""
+
+from __future__ import annotations
+
+import sys
+import tomllib
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+PYPROJECT = Path(__file__).resolve().parents[1] / "pyproject.toml"
+
+
+def missing() -> list[str]:
+    """The unmet requirements of the package, of its book and of its tests; the package itself is one of them."""
+    project = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *extras["book"], *extras["test"], project["name"]]
+    try:
+        from packaging.requirements import Requirement
+    except ImportError:  # half of them need it, so the environment is new or broken
+        return wanted
+    unmet = []
+    for requirement in map(Requirement, wanted):
+        try:
+            if not requirement.specifier.contains(version(requirement.name), prereleases=True):
+                unmet.append(str(requirement))
+        except PackageNotFoundError:
+            unmet.append(str(requirement))
+    return unmet
+
+
+if __name__ == "__main__":
+    sys.stdout.writelines(f"{requirement}\n" for requirement in missing())

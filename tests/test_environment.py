@@ -1,0 +1,85 @@
+"""One list of requirements for pip, conda and Binder."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+CONDA = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+
+# What conda-forge calls a package that has another name there.
+CONDA_NAMES = {"torch": "pytorch-cpu", "matplotlib": "matplotlib-base"}
+
+
+def named(requirement: str) -> tuple[str, str]:
+    """A requirement as its name and its bounds: "torch>=2.6" is ("torch", ">=2.6")."""
+    name, bounds = re.fullmatch(r"([A-Za-z0-9-]+)(.*)", requirement.replace(" ", "")).groups()  # type: ignore[union-attr]
+    return name, bounds
+
+
+def test_conda_has_the_packages_of_pyproject_with_the_same_bounds() -> None:
+    wanted = dict(map(named, [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["book"]]))
+    conda = dict(named(entry) for entry in CONDA["dependencies"] if isinstance(entry, str))
+    assert conda.pop("pip") == ""
+    conda.pop("python")
+    assert conda == {CONDA_NAMES.get(name, name): bounds for name, bounds in wanted.items()}
+
+
+def test_conda_has_a_python_that_pyproject_allows_and_this_package() -> None:
+    python = next(entry for entry in CONDA["dependencies"] if str(entry).startswith("python="))
+    oldest = named(PROJECT["requires-python"].replace(">=", "python>="))[1].lstrip(">=")
+    assert [int(n) for n in python.split("=")[1].split(".")] >= [int(n) for n in oldest.split(".")]
+    assert CONDA["channels"][0] == "conda-forge"
+    assert [entry["pip"] for entry in CONDA["dependencies"] if isinstance(entry, dict)] == [["-e ."]]
+
+
+@pytest.fixture(scope="module")
+def binder() -> str:
+    """What Binder would do with this checkout: its own reader's log and Dockerfile. Nothing is built."""
+    run = subprocess.run(
+        [sys.executable, "-m", "repo2docker", "--no-build", "--debug", "."],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    return run.stderr + run.stdout
+
+
+def test_binder_builds_a_conda_environment_from_environment_yml(binder: str) -> None:
+    assert "Building conda environment for python=3.11" in binder
+    assert re.search(r'env update -p \S+ --file "environment.yml"', binder)
+    # `-e .` needs the package, so the repository must be there before the environment is made
+    assert binder.index("COPY --chown=0:0 src/") < binder.index('--file "environment.yml"')
+
+
+def test_binder_fetches_the_data_while_it_builds(binder: str) -> None:
+    assert "./postBuild" in binder
+    assert os.access(ROOT / "postBuild", os.X_OK)
+    assert "python -m cnnprune_utils.data" in (ROOT / "postBuild").read_text(encoding="utf-8")
+
+
+def test_nothing_makes_binder_look_elsewhere() -> None:
+    for name in ("Dockerfile", "binder", ".binder", "requirements.txt", "setup.py", "apt.txt", "runtime.txt"):
+        assert not (ROOT / name).exists(), f"{name} would change what Binder builds"
+
+
+def test_the_check_for_missing_requirements_knows_every_list(tmp_path: Path) -> None:
+    """An environment without packages misses all of them; this one misses none, or these tests would not run."""
+    script = ROOT / "site" / "missing.py"
+    here = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    assert here.stdout == ""
+    bare = subprocess.run([sys.executable, "-I", "-S", script], capture_output=True, text=True, check=True)
+    extras = PROJECT["optional-dependencies"]
+    assert set(bare.stdout.split()) == {*PROJECT["dependencies"], *extras["book"], *extras["test"], PROJECT["name"]}

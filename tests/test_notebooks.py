@@ -1,0 +1,174 @@
+"""What every notebook of the book keeps to, read from its file. `pytest --nbval` executes them."""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import cache
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat import NotebookNode
+
+NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
+CHAPTERS = [
+    "01_train.ipynb",
+    "02_taylor_criterion.ipynb",
+    "03_filter_ranks.ipynb",
+    "04_prune.ipynb",
+    "05_fine_tune.ipynb",
+    "06_compare.ipynb",
+]
+ALL = CHAPTERS + [f"solutions/{name}" for name in CHAPTERS]
+LONGEST_CELL = 22  # lines
+TIMINGS = re.compile(r"latency|perf_counter|seconds")
+
+# What differs from one machine or day to another, and so is in no output that is compared.
+PATH = re.compile(r"(?<![\w<./])(?:/[\w.-]+){2,}|\b[A-Z]:\\")
+LOCAL = {
+    "a version": re.compile(r"(?<![\w.])\d+\.\d+\.\d+(?![\w.])"),
+    "a date": re.compile(r"\b\d{4}-\d\d-\d\d\b|\b\d\d:\d\d:\d\d\b"),
+    "a device": re.compile(r"\b(?:cuda|mps)\b|device\(type="),
+    "a number of threads": re.compile(r"\bthreads\b"),
+    "an address in memory": re.compile(r"\b0x[0-9a-f]{6,}\b"),
+}
+
+every_notebook = pytest.mark.parametrize("name", ALL)
+every_chapter = pytest.mark.parametrize("name", CHAPTERS)
+
+
+@cache
+def read(name: str) -> NotebookNode:
+    assert (NOTEBOOKS / name).is_file(), f"notebooks/{name} is missing"
+    return nbformat.read(NOTEBOOKS / name, as_version=nbformat.NO_CONVERT)
+
+
+def code_cells(name: str) -> list[NotebookNode]:
+    return [cell for cell in read(name).cells if cell.cell_type == "code" and cell.source.strip()]
+
+
+def ignores_output(cell: NotebookNode) -> bool:
+    return "NBVAL_IGNORE_OUTPUT" in cell.source or "nbval-ignore-output" in cell.metadata.get("tags", [])
+
+
+def texts(cell: NotebookNode) -> list[str]:
+    """What a cell's outputs show as text, HTML included."""
+    shown = []
+    for output in cell.outputs:
+        shown.append(output.get("text", ""))
+        shown += [data for kind, data in output.get("data", {}).items() if kind.startswith("text/")]
+    return shown
+
+
+def test_the_book_has_these_chapters_and_a_solution_for_each() -> None:
+    found = {path.relative_to(NOTEBOOKS).as_posix() for path in NOTEBOOKS.rglob("*.ipynb")}
+    assert {name for name in found if ".ipynb_checkpoints" not in name} == set(ALL)
+
+
+@every_notebook
+def test_it_is_a_valid_notebook_whose_cells_have_ids(name: str) -> None:
+    notebook = read(name)
+    nbformat.validate(notebook)
+    assert (notebook.nbformat, notebook.nbformat_minor) >= (4, 5)
+    ids = [
+        cell.get("id") for cell in json.loads((NOTEBOOKS / name).read_text())["cells"]
+    ]  # nbformat mends what it reads
+    assert None not in ids
+    assert len(set(ids)) == len(ids)
+
+
+@every_notebook
+def test_it_names_the_kernel_everyone_has_and_no_python_of_its_own(name: str) -> None:
+    metadata = read(name).metadata
+    assert metadata.kernelspec.name == "python3"
+    assert "version" not in metadata.get("language_info", {}), "store outputs with `make outputs`"
+
+
+@every_notebook
+def test_its_outputs_come_from_one_clean_run(name: str) -> None:
+    cells = code_cells(name)
+    assert cells
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1)), "run `make outputs`"
+
+
+@every_notebook
+def test_it_stores_no_error_no_warning_and_no_widget(name: str) -> None:
+    assert "widgets" not in read(name).metadata
+    for cell in code_cells(name):
+        for output in cell.outputs:
+            assert output.output_type != "error", cell.source
+            assert output.get("name") != "stderr", cell.source
+            assert not [kind for kind in output.get("data", {}) if "widget" in kind], cell.source
+
+
+@every_notebook
+def test_its_cells_fit_a_screen(name: str) -> None:
+    assert [cell.source for cell in code_cells(name) if len(cell.source.splitlines()) > LONGEST_CELL] == []
+
+
+@every_notebook
+def test_every_cell_is_tested_and_only_timings_are_not_compared(name: str) -> None:
+    for cell in code_cells(name):
+        marks = cell.source + " ".join(cell.metadata.get("tags", [])).upper().replace("-", "_")
+        for mark in ("NBVAL_SKIP", "NBVAL_RAISES_EXCEPTION", "RAISES_EXCEPTION"):
+            assert mark not in marks, cell.source
+        if ignores_output(cell):
+            assert TIMINGS.search(cell.source), f"its output is ignored, and it times nothing:\n{cell.source}"
+
+
+@every_notebook
+def test_no_output_tells_whose_machine_it_ran_on(name: str) -> None:
+    for cell in code_cells(name):
+        for text in texts(cell):
+            assert not PATH.search(text), f"a path, {PATH.search(text)}, in the output of\n{cell.source}"
+            for what, pattern in LOCAL.items():
+                found = not ignores_output(cell) and pattern.search(text)
+                assert not found, f"{what}, {found}, in the output of\n{cell.source}"
+
+
+@every_notebook
+def test_no_link_or_import_leaves_the_checkout(name: str) -> None:
+    folder = (NOTEBOOKS / name).parent
+    for cell in read(name).cells:
+        if cell.cell_type == "markdown":
+            for target in re.findall(r"\]\(([^)\s#]+)", cell.source):
+                if not re.match(r"https?:|attachment:|mailto:", target):
+                    assert (folder / target).exists(), f"{target} is linked, and is not there"
+
+
+@every_chapter
+def test_a_chapter_opens_with_its_title_and_what_you_will_be_able_to_do(name: str) -> None:
+    cells = read(name).cells
+    assert cells[0].cell_type == "markdown"
+    assert cells[0].source.startswith("# ")
+    assert sum(cell.cell_type == "markdown" and cell.source.startswith("# ") for cell in cells) == 1
+    assert any("you will be able to" in cell.source.lower() for cell in cells[:3])
+
+
+@every_chapter
+def test_a_chapter_holds_its_claims_with_asserts(name: str) -> None:
+    assert any(re.search(r"^\s*assert\b", cell.source, flags=re.MULTILINE) for cell in code_cells(name))
+
+
+@every_chapter
+def test_a_chapter_ends_with_three_exercises_and_where_their_solutions_are(name: str) -> None:
+    prose = "\n\n".join(cell.source for cell in read(name).cells if cell.cell_type == "markdown")
+    headings = list(re.finditer(r"^#{1,3} .*\bexercises\b.*$", prose, flags=re.MULTILINE | re.IGNORECASE))
+    assert len(headings) == 1
+    exercises = prose[headings[0].end() :]
+    numbers = re.findall(r"^(?:#+ )?(?:\*\*)?(?:Exercise )?(\d)[.:)]", exercises, flags=re.MULTILINE)
+    assert numbers == ["1", "2", "3"]
+    assert f"solutions/{name}" in exercises
+
+
+@pytest.mark.parametrize("name", CHAPTERS[:-1])
+def test_only_the_last_chapter_measures_on_test_data(name: str) -> None:
+    """Validation decides, test reports once. Looking at the test images, or counting them, decides nothing."""
+    measured = re.compile(r"\b(?:evaluate|predict|compare|taylor|oracle|fit|gate_gradients)\([^)]*\.test\b")
+    assert [cell.source for cell in code_cells(name) if measured.search(cell.source)] == []
+
+
+@every_notebook
+def test_no_cell_is_empty(name: str) -> None:
+    assert [i for i, cell in enumerate(read(name).cells) if not cell.source.strip()] == []
