@@ -206,7 +206,7 @@ def accuracy_against_removed(table: pd.DataFrame, *, title: str) -> Axes:
         axes.plot(runs.index, runs["mean"], marker="osD"[i % 3], color=LAYER_COLORS[i], label=name)
         axes.fill_between(runs.index, runs["min"], runs["max"], color=LAYER_COLORS[i], alpha=0.15, lw=0)
     axes.set(xlabel="filters removed", ylabel="validation accuracy (%)", title=title)
-    axes.legend(frameon=False)
+    axes.figure.legend(frameon=False, loc="outside lower center", ncols=3)
     return axes
 
 
