@@ -1,0 +1,144 @@
+"""``python -m benchmarks``: measure what the book claims of its speed, its memory and its accuracy.
+
+Every ratio is between two things measured in this one run. All of it runs on the CPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from cnnprune_utils.data import fetch_fashion_mnist, load_fashion_mnist
+from cnnprune_utils.models import load_model
+
+from . import end_to_end, memory, recipe, recovery, scoring, usual_recipe
+from .sizes import smaller
+
+NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
+CHAPTERS = "0*.ipynb"
+
+# What each table is measured on; "quick" shows that everything runs, and its numbers mean little.
+NORMAL: dict[str, dict[str, Any]] = {
+    "speed": {"usual_epochs": 1},
+    "scoring": {"n_images": 5000, "rounds": 15},
+    "accuracy": {"seeds": range(5)},
+    "scaling": {"sizes": [1000, 2000, 4000, 8000], "factors": [1, 2, 3, 4], "n_images": 2000, "rounds": 7},
+    "memory": {"chapters": CHAPTERS},
+}
+FULL = NORMAL | {"speed": {"usual_epochs": usual_recipe.EPOCHS}}
+QUICK: dict[str, dict[str, Any]] = {
+    "speed": {"usual_epochs": 1, "at_most": 6000},
+    "scoring": {"n_images": 2000, "rounds": 5},
+    "accuracy": {"seeds": range(2), "at_most": 3000},
+    "scaling": {"sizes": [500, 1000, 2000], "factors": [1, 2, 4], "n_images": 500, "rounds": 3},
+    "memory": {"chapters": "02*.ipynb"},
+}
+
+
+def speed(*, usual_epochs: int, at_most: int | None = None) -> None:
+    print("1. The usual recipe against the book's: train, score, prune to at most 23,800 parameters, fine-tune, test\n")
+    root = fetch_fashion_mnist().parents[1]
+    outcome, steps = end_to_end.tables(root, usual_epochs=usual_epochs, at_most=at_most)
+    show(outcome, seconds=1, parameters=0, test_accuracy=4, times_less=1)
+    print()
+    show(steps, usual_s=2, ours_s=2, times_less=1)
+    print(
+        f"\nAn epoch of the usual recipe ends with all test images, one of ours with the validation images. "
+        f"Epochs: {usual_recipe.EPOCHS} + {usual_recipe.EPOCHS} and {recipe.TRAIN_EPOCHS} + {recipe.TUNE_EPOCHS}."
+    )
+    if usual_epochs < usual_recipe.EPOCHS:
+        print(
+            f"SAMPLED: {usual_epochs} of each {usual_recipe.EPOCHS} epochs of the usual recipe ran, its time scaled to "
+            "all; all of ours ran.\nIts accuracy needs all epochs: python -m benchmarks speed --full"
+        )
+
+
+def scoring_cost(*, n_images: int, rounds: int) -> None:
+    print(f"2. taylor over {n_images:,} images against forward + backward over the same\n")
+    model = load_model(recipe.CHECKPOINTS / "baseline.safetensors")
+    split = load_fashion_mnist().train.subset(n_images)
+    table = scoring.against_forward_backward(model, split, rounds=rounds)
+    show(table, forward_backward_s=3, taylor_s=3, ratio=2)
+    print(
+        f"\nOver {rounds} rounds, both in each; batches of {scoring.BATCH_SIZE}, eval mode. Forward + backward has the "
+        "gradients of all weights, summed over\nthe batches. Target: a ratio of at most 1.0."
+    )
+
+
+def accuracy(*, seeds: Sequence[int], at_most: int | None = None) -> None:
+    print(f"3. Test accuracy lost at no more than 23,800 parameters, in points, over {len(seeds)} seeds\n")
+    rows = recovery.points_lost(smaller(load_fashion_mnist(), at_most), seeds)
+    by_seed = rows.pivot_table("lost", index="way", columns="seed").add_prefix("seed ")
+    table = recovery.summary(rows).join(by_seed)
+    show(table, **{"parameters": 0} | dict.fromkeys(table.columns[1:], 2))
+    print(
+        "\nlow and high: the 95 % t interval of the mean. "
+        f"The baselines reach {rows['baseline'].mean():.2f} % in the mean. Each way has {recipe.TUNE_EPOCHS} epochs\n"
+        "to recover. Target: at most 0.40 for the better of the first two."
+    )
+
+
+def scaling(*, sizes: list[int], factors: list[int], n_images: int, rounds: int) -> None:
+    print("4. Scoring time against the number of images, and against the number of filters\n")
+    model = load_model(recipe.CHECKPOINTS / "baseline.safetensors")
+    train = load_fashion_mnist().train
+    images = scoring.against_images(model, train, sizes=sizes, rounds=rounds)
+    show(images, index=False, images=0, taylor_s=3)
+    per_image, fit = scoring.slope(images)
+    print(f"{1000 * per_image:.0f} ms more per 1,000 images; R squared of the straight line {fit:.4f}\n")
+    filters = scoring.against_filters(train.subset(n_images), factors=factors, rounds=rounds)
+    filters["ratio"] = filters["taylor_s"] / filters["forward_backward_s"]
+    show(filters, index=False, filters=0, taylor_s=3, forward_backward_s=3, ratio=2)
+    per_filter, fit = scoring.slope(filters)
+    print(f"{per_filter:.1f} ms more per filter, on {n_images:,} images; R squared {fit:.4f}")
+    print(f"\nMedians of {rounds} rounds. More filters: a wider last convolution, (2, 4, n).")
+
+
+def memory_use(*, chapters: str) -> None:
+    print("5. Wall time and peak memory of each chapter's kernel\n")
+    show(memory.table(sorted(NOTEBOOKS.glob(chapters))), seconds=0, peak_mb=0)
+    print(
+        "\nTarget: below 1,500 MB; Binder gives 2 GB. A PyTorch with CUDA takes some hundred MB more than one without."
+    )
+
+
+TABLES = {"speed": speed, "scoring": scoring_cost, "accuracy": accuracy, "scaling": scaling, "memory": memory_use}
+
+
+def show(table: pd.DataFrame, *, index: bool = True, **decimals: int) -> None:
+    """Print the table, each column with so many decimals; what was not measured is a dash."""
+
+    def formatter(places: int) -> Callable[[float], str]:
+        return lambda value: f"{value:,.{places}f}"
+
+    table = table.rename_axis(None).rename_axis(None, axis=1)
+    formatters = {name: formatter(places) for name, places in decimals.items()}
+    print(table.to_string(index=index, formatters=formatters, na_rep="-"))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("tables", nargs="*", metavar="TABLE", help=f"of {', '.join(TABLES)}; all of them by default")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--quick", action="store_true", help="small sizes: shows that all of it runs, no more")
+    length.add_argument(
+        "--full", action="store_true", help="every epoch of the usual recipe, so that it has an accuracy"
+    )
+    options = parser.parse_args(arguments)
+    unknown = set(options.tables) - set(TABLES)
+    if unknown:
+        parser.error(f"there is no table {', '.join(sorted(unknown))}; there are {', '.join(TABLES)}")
+    settings = QUICK if options.quick else FULL if options.full else NORMAL
+    if options.quick:
+        print("QUICK: small sizes. The numbers show that all of it runs, and mean little.\n")
+    for name in options.tables or TABLES:
+        TABLES[name](**settings[name])
+        print(flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""What pruning to at most 23,800 parameters costs in accuracy, over several seeds: three ways to choose the filters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pandas as pd
+from scipy import stats
+from torch import nn
+
+from cnnprune_utils.criteria import taylor
+from cnnprune_utils.data import Splits
+from cnnprune_utils.metrics import parameters
+from cnnprune_utils.plan import per_layer, rank
+from cnnprune_utils.surgery import prune
+from cnnprune_utils.training import evaluate
+
+from . import recipe, usual_recipe
+
+
+def one_shot(baseline: nn.Module, splits: Splits, seed: int) -> nn.Module:
+    """Five filters of the last convolution at once, then all epochs."""
+    pruned = prune(baseline, recipe.make_small_plan(baseline, splits))
+    recipe.fine_tune(pruned, splits, seed)
+    return pruned
+
+
+def over_the_layers(baseline: nn.Module, splits: Splits, seed: int) -> nn.Module:
+    """1, 2 and 5 filters of the three convolutions, as the usual recipe has it, at once, then all epochs."""
+    pruned = prune(baseline, per_layer(rank(taylor(baseline, splits.validation)), usual_recipe.REMOVED))
+    recipe.fine_tune(pruned, splits, seed)
+    return pruned
+
+
+WAYS: dict[str, Callable[[nn.Module, Splits, int], nn.Module]] = {
+    "one-shot, last layer": one_shot,
+    "one filter at a time": recipe.one_at_a_time,
+    "1, 2, 5 of the layers": over_the_layers,
+}
+
+
+def points_lost(splits: Splits, seeds: Sequence[int]) -> pd.DataFrame:
+    """One row per seed and way: parameters, and test accuracy before minus after, in points (percent)."""
+    rows = []
+    for seed in seeds:
+        baseline, _ = recipe.train(splits, seed)
+        before = evaluate(baseline, splits.test).accuracy
+        for way, make in WAYS.items():
+            tuned = make(baseline, splits, seed)
+            after = evaluate(tuned, splits.test).accuracy
+            rows.append((way, seed, parameters(tuned), 100 * before, 100 * (before - after)))
+    return pd.DataFrame(rows, columns=["way", "seed", "parameters", "baseline", "lost"])
+
+
+def summary(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row per way: most parameters, mean points lost, and the mean's 95 % t interval over the seeds."""
+    groups = rows.groupby("way", sort=False)
+    table = groups.agg(parameters=("parameters", "max"), mean_lost=("lost", "mean"))
+    error = groups["lost"].sem() * stats.t.ppf(0.975, groups["lost"].count() - 1)
+    return table.assign(low=table["mean_lost"] - error, high=table["mean_lost"] + error)
