@@ -216,7 +216,7 @@ class _Builder:
         rare = ["residual", "cat", "excite", "groups", "unknown"]
         kind = self.draw(st.sampled_from([*["chain"] * 6, *["fork"] * 4, *rare]))
         if kind == "fork":  # one map, read as it is by one convolution and through other nodes by another
-            shared = self.between(v, most=1)
+            shared = self._between(v, self.draw(st.sampled_from(["pool", "drop", "same", "norm", "module"])))
             a, b = self.conv(shared), self.between(shared, most=2, resize=False)
             b = self.conv(b, self.shapes[a][0])
             self.stay(a, b)
