@@ -44,6 +44,7 @@ lab: data  ## open chapter 1 in JupyterLab
 
 outputs: data  ## execute the notebooks and store their outputs in them
 	@$(RUN) site/execute.py $(NOTEBOOKS)
+	@$(RUN) site/readme_figure.py
 
 checkpoints: data  ## train the committed checkpoints again, with the calls that the chapters show
 	@$(RUN) -m benchmarks.recipe

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from .data import CLASS_NAMES, Split
@@ -79,6 +80,17 @@ def accuracy_curves(
             history["epoch"], 100 * history["validation_accuracy"], marker="osD^v"[i % 5], color=color, label=name
         )
     axes.set(xlabel="epoch (0: before the first update)", ylabel="validation accuracy (%)", title=title)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(frameon=False)
+    return axes
+
+
+def cuts_and_updates(walk: pd.DataFrame, *, title: str) -> Axes:
+    """Accuracy while filters leave one by one; columns ``removed``, ``after the cut``, ``after the updates``."""
+    axes = _axes(3.5)
+    for column, color, marker in (("after the cut", REMOVED, "v"), ("after the updates", LAYER_COLORS[0], "^")):
+        axes.plot(walk["removed"], 100 * walk[column], ls="--", marker=marker, color=color, label=column)
+    axes.set(xlabel="filters removed", ylabel="validation accuracy (%)", title=title)
     axes.legend(frameon=False)
     return axes
 
@@ -123,17 +135,19 @@ def score_bars(ranks: pd.DataFrame, *, title: str) -> tuple[Axes, Axes]:
     return left, right
 
 
-def rank_ladder(ranks: pd.DataFrame, *, title: str, n_removed: int = 0) -> Axes:
-    """All filters from the least to the most important; the first ``n_removed`` are hatched."""
-    ordered = ranks.sort_values("rank", ascending=False)
+def rank_ladder(ranks: pd.DataFrame, *, title: str, n_removed: int) -> Axes:
+    """All filters from the least to the most important; those above the dashed line are the first ``n_removed``."""
+    ordered = ranks.sort_values("rank")
     colors = layer_colors(ranks["layer"])
     axes = _axes(0.28 * len(ranks) + 1)
     labels = [f"{row.layer}, filter {row.filter}" for row in ordered.itertuples()]
     bars = axes.barh(labels, ordered["normalized"], color=[colors[name] for name in ordered["layer"]])
-    for bar, position in zip(bars, ordered["rank"], strict=True):
-        leaves = position < n_removed
-        bar.set(hatch="///" if leaves else None, edgecolor="white" if leaves else "none")
-        axes.annotate(f" {position}", (bar.get_width(), bar.get_y() + bar.get_height() / 2), va="center", fontsize=8)
+    axes.bar_label(bars, labels=[f" {rank}" for rank in ordered["rank"]], fontsize=8)
+    axes.invert_yaxis()
+    axes.axhline(n_removed - 0.5, color=REMOVED, ls="--")
+    axes.annotate(
+        "leaves ", (1, n_removed - 0.6), xycoords=("axes fraction", "data"), ha="right", va="bottom", color=REMOVED
+    )
     axes.set(xlabel="normalised score (the number at a bar is its rank; rank 0 leaves first)", title=title)
     axes.legend(handles=_legend(ranks), frameon=False, loc="upper right")
     return axes

@@ -1,0 +1,29 @@
+"""Write README's figure: the picture that chapter 4 ends with, taken from the notebook's stored outputs."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+
+import nbformat
+
+ROOT = Path(__file__).resolve().parent.parent
+FIGURE = ROOT / "data" / "accuracy_against_removed.png"
+
+
+def last_picture(notebook: Path) -> bytes:
+    """The last PNG among the notebook's stored outputs.
+
+    Raises:
+        ValueError: there is none: the notebook was stored without outputs.
+    """
+    cells = nbformat.read(notebook, as_version=4).cells
+    outputs = [output for cell in cells if cell.cell_type == "code" for output in cell.outputs]
+    pictures = [output.data["image/png"] for output in outputs if "image/png" in output.get("data", {})]
+    if not pictures:
+        raise ValueError(f"{notebook} holds no picture; `make outputs` executes the notebooks and stores them.")
+    return base64.b64decode(pictures[-1])
+
+
+if __name__ == "__main__":
+    FIGURE.write_bytes(last_picture(ROOT / "notebooks" / "04_prune.ipynb"))

@@ -1,0 +1,53 @@
+"""The committed checkpoints are what the chapters' calls give, and what the chapters say of them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+
+from benchmarks import recipe
+from cnnprune_utils.data import Splits
+from cnnprune_utils.models import load_model
+from cnnprune_utils.training import evaluate
+
+NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
+
+
+def source(chapter: str) -> str:
+    cells = nbformat.read(NOTEBOOKS / f"{chapter}.ipynb", as_version=4).cells
+    return "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+
+
+def test_chapter_1_trains_as_the_recipe_does() -> None:
+    assert f"fit(model, splits, epochs={recipe.TRAIN_EPOCHS})" in source("01_train")
+
+
+def test_chapter_5_fine_tunes_and_controls_as_the_recipe_does() -> None:
+    calls = source("05_fine_tune")
+    (epochs, rate) = re.findall(r"fit\(tuned, splits, epochs=(\d+), learning_rate=([\d.e-]+)\)", calls)[0]
+    assert (int(epochs), float(rate)) == (recipe.TUNE_EPOCHS, recipe.TUNE_LEARNING_RATE)
+    assert f"fit(scratch, splits, epochs={recipe.TRAIN_EPOCHS + recipe.TUNE_EPOCHS})" in calls
+
+
+def test_the_plan_of_the_baseline_is_the_one_that_the_chapters_show(splits: Splits) -> None:
+    baseline = load_model(recipe.CHECKPOINTS / "baseline.safetensors")
+    plan = recipe.make_plan(baseline, splits)
+    assert dict(plan.remove) == {"network.0": (0,), "network.2": (2, 3), "network.4": (0, 1, 2, 4, 5)}
+
+
+@pytest.mark.parametrize(("name", "widths"), [("baseline", (2, 4, 8)), ("tuned", (1, 2, 3)), ("scratch", (1, 2, 3))])
+def test_a_checkpoint_has_its_widths_and_is_trained(splits: Splits, name: str, widths: tuple[int, ...]) -> None:
+    model = load_model(recipe.CHECKPOINTS / f"{name}.safetensors")
+    assert model.widths == widths
+    assert evaluate(model, splits.validation).accuracy > 0.88
+
+
+def test_the_committed_history_ends_at_the_committed_baseline(splits: Splits) -> None:
+    history = pd.read_csv(recipe.CHECKPOINTS / "baseline_history.csv")
+    baseline = load_model(recipe.CHECKPOINTS / "baseline.safetensors")
+    assert history["epoch"].tolist() == list(range(recipe.TRAIN_EPOCHS + 1))
+    assert history["validation_accuracy"].iloc[-1] == pytest.approx(evaluate(baseline, splits.validation).accuracy)
