@@ -10,18 +10,30 @@ output, anything unknown) is skipped, and the reason is kept: no layer is pruned
 from __future__ import annotations
 
 import copy
-import operator
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
+from .nodes import (
+    ACTIVATION_CALLS,
+    CARRIER_CALLS,
+    CARRIER_MODULES,
+    JOINS,
+    NORMS,
+    flattens,
+    inputs_of,
+    is_activation,
+    is_depthwise,
+    is_size,
+    name_of,
+    reads_only_size,
+)
 from .plan import Plan
 
 
@@ -62,56 +74,8 @@ class Structure:
     skipped: dict[str, str]
 
 
-# A gate has to sit behind these: they may turn 0 into something else, or the paper reads the map after them.
-_ACTIVATIONS = (
-    "relu relu_ relu6 leaky_relu leaky_relu_ elu elu_ selu selu_ celu celu_ gelu silu mish hardswish hardsigmoid "
-    "hardtanh hardtanh_ sigmoid sigmoid_ tanh tanh_ softplus softsign logsigmoid tanhshrink softshrink hardshrink"
-).split()
-# A gate may sit before these: they keep channels apart and map a map of zeros to zeros.
-_CARRIERS = (
-    "max_pool2d avg_pool2d adaptive_avg_pool2d adaptive_max_pool2d lp_pool2d dropout dropout2d interpolate contiguous"
-).split()
-_ACTIVATION_MODULES: tuple[type[nn.Module], ...] = (
-    *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish),
-    *(
-        nn.Hardsigmoid,
-        nn.Hardtanh,
-        nn.Sigmoid,
-        nn.Tanh,
-        nn.Softplus,
-        nn.Softsign,
-        nn.LogSigmoid,
-        nn.Tanhshrink,
-    ),
-    *(nn.Softshrink, nn.Hardshrink),
-)
-_CARRIER_MODULES: tuple[type[nn.Module], ...] = (
-    *(nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.LPPool2d, nn.Dropout),
-    *(nn.Dropout2d, nn.Identity, nn.Upsample, nn.ZeroPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d),
-)
-_NORMS = (nn.BatchNorm2d, nn.BatchNorm1d, nn.SyncBatchNorm, nn.InstanceNorm2d)
-
-
-def _functions(names: Sequence[str]) -> set[Any]:
-    """The names as they stand in a graph: functions of torch and torch.nn.functional, and names of tensor methods."""
-    return {getattr(space, name) for space in (torch, F) for name in names if hasattr(space, name)} | set(names)
-
-
-_ACTIVATION_CALLS = _functions(_ACTIVATIONS)
-_CARRIER_CALLS = _functions(_CARRIERS)
-_JOINS = {torch.cat, torch.concat, torch.stack}
-_FLATTENS = {torch.flatten, "flatten"}
-_VIEWS = {torch.reshape, "view", "reshape"}
-_MEANS = {torch.mean, torch.amax, "mean", "amax"}
-
-
 class _Skip(Exception):
     """Why the layer that is being followed is not prunable."""
-
-
-def is_depthwise(module: nn.Module) -> bool:
-    """Whether the module is a convolution with one filter for each input channel."""
-    return isinstance(module, nn.Conv2d) and 1 < module.groups == module.in_channels == module.out_channels
 
 
 def prunable_layers(model: nn.Module) -> list[Layer]:
@@ -257,11 +221,11 @@ class _Follower:
             longer = [*path, user]
             if user.op == "output":
                 raise _Skip("its feature map is part of the network's output")
-            if _reads_only_size(user, flat):
+            if reads_only_size(user, flat):
                 continue
-            others = [n for n in user.all_input_nodes if n is not path[-1] and not _is_size(n)]
-            if others or user.target in _JOINS:
-                raise _Skip(f"{_name(user)} joins its channels with others")
+            others = [n for n in user.all_input_nodes if n is not path[-1] and not is_size(n)]
+            if others or user.target in JOINS:
+                raise _Skip(f"{name_of(user)} joins its channels with others")
             if user.op == "call_module":
                 module = self._module(user)
                 if self._is_consumer(module, flat):
@@ -270,34 +234,34 @@ class _Follower:
                     continue
                 if isinstance(module, nn.Flatten) and module.start_dim == 1 and module.end_dim == -1:
                     yield from self._paths(longer, gate_at, True)
-                elif _is_activation(module):
+                elif is_activation(module):
                     yield from self._behind_activation(longer, flat)
                 elif self._is_follower(module, flat):
                     self._note(self.followers, user, module)
                     yield from self._paths(longer, len(path), flat)
-                elif isinstance(module, _CARRIER_MODULES):
+                elif isinstance(module, CARRIER_MODULES):
                     yield from self._paths(longer, gate_at, flat)
                 else:
-                    raise _Skip(f"{_name(user)} ({type(module).__name__}) is not known to keep channels apart")
-            elif user.target in _ACTIVATION_CALLS:
+                    raise _Skip(f"{name_of(user)} ({type(module).__name__}) is not known to keep channels apart")
+            elif user.target in ACTIVATION_CALLS:
                 yield from self._behind_activation(longer, flat)
-            elif user.target in _CARRIER_CALLS:
+            elif user.target in CARRIER_CALLS:
                 yield from self._paths(longer, gate_at, flat)
-            elif flattened := _flattens(user):
+            elif flattened := flattens(user):
                 yield from self._paths(longer, gate_at, flat or flattened == "flat")
             else:
-                raise _Skip(f"{_name(user)} is not known to keep channels apart")
+                raise _Skip(f"{name_of(user)} is not known to keep channels apart")
 
     def _behind_activation(self, path: list[fx.Node], flat: bool) -> Iterator[tuple[list[fx.Node], int]]:
         if not path[-1].users:  # in place, as a statement: the map that others read changes under a gate
-            raise _Skip(f"the result of {_name(path[-1])} is not read: assign it, or leave the call out")
+            raise _Skip(f"the result of {name_of(path[-1])} is not read: assign it, or leave the call out")
         yield from self._paths(path, len(path) - 1, flat)
 
     def _module(self, node: fx.Node) -> nn.Module:
         """The module that a node calls; if it holds numbers, they must be its own and be read here alone."""
         name = str(node.target)
         module = self.modules[name]
-        if not isinstance(module, (nn.Conv2d, nn.Linear, nn.PReLU, *_NORMS)) or _is_activation(module):
+        if not isinstance(module, (nn.Conv2d, nn.Linear, nn.PReLU, *NORMS)) or is_activation(module):
             return module
         if self.calls[name] > 1:
             raise _Skip(f"{name} is called {self.calls[name]} times in one forward pass")
@@ -317,76 +281,11 @@ class _Follower:
     def _is_follower(module: nn.Module, flat: bool) -> bool:
         if flat:
             return isinstance(module, nn.BatchNorm1d)
-        return isinstance(module, (nn.PReLU, *_NORMS)) or is_depthwise(module)
+        return isinstance(module, (nn.PReLU, *NORMS)) or is_depthwise(module)
 
     def _note(self, ports: dict[str, Port], node: fx.Node, module: nn.Module) -> None:
         width = inputs_of(module)
         block, rest = divmod(width, self.channels)
         if rest or not block:
-            raise _Skip(f"{_name(node)} reads {width} inputs, which {self.channels} channels do not divide")
+            raise _Skip(f"{name_of(node)} reads {width} inputs, which {self.channels} channels do not divide")
         ports[str(node.target)] = Port(str(node.target), block)
-
-
-def _is_activation(module: nn.Module) -> bool:
-    """Whether the module maps each number by itself, and holds nothing for a channel."""
-    one_slope = isinstance(module, nn.PReLU) and module.num_parameters == 1
-    return one_slope or isinstance(module, _ACTIVATION_MODULES)
-
-
-def inputs_of(module: nn.Module) -> int:
-    """How many channels or features the module reads."""
-    for attribute in ("in_channels", "in_features", "num_features", "num_parameters"):
-        if isinstance(width := getattr(module, attribute, None), int):
-            return width
-    raise TypeError(f"{type(module).__name__} does not say how many inputs it reads")
-
-
-def _name(node: fx.Node) -> str:
-    if isinstance(node.target, str):
-        return node.target
-    return getattr(node.target, "__name__", str(node.target))
-
-
-def _is_shape(node: fx.Node) -> bool:
-    """All sizes of a tensor: ``x.shape`` or ``x.size()``."""
-    if node.op == "call_method":
-        return node.target == "size" and len(node.args) == 1 and not node.kwargs
-    return node.target is getattr and bool(node.args[1] == "shape")
-
-
-def _is_size(node: fx.Node) -> bool:
-    """Sizes picked by an index, ``args[1]``: ``x.size(0)``, ``x.shape[0]``, ``x.shape[2:]``."""
-    if node.op == "call_method":
-        return node.target == "size" and len(node.args) == 2
-    source = node.args[0] if node.target is operator.getitem else None
-    return isinstance(source, fx.Node) and _is_shape(source)
-
-
-def _reads_only_size(node: fx.Node, flat: bool) -> bool:
-    """Whether the node reads the size of the batch or of the map, which pruning leaves as it is."""
-    if _is_shape(node):
-        return all(_is_size(user) and (not user.users or _spares_channels(user.args[1], flat)) for user in node.users)
-    return _is_size(node) and _spares_channels(node.args[1], flat)
-
-
-def _spares_channels(index: Any, flat: bool) -> bool:
-    """Whether the index picks no channel count (dimension 1) from the sizes of a map, or of a flattened one."""
-    picked = list(range(2 if flat else 4))[index] if isinstance(index, (int, slice)) else 1
-    return picked != 1 if isinstance(picked, int) else 1 not in picked
-
-
-def _flattens(node: fx.Node) -> str:
-    """``"flat"`` if the node makes (n, features) of (n, C, H, W), ``"map"`` if it keeps four dimensions, else empty."""
-    arguments = (*node.args[1:], *node.kwargs.values())
-    if node.target in _FLATTENS:
-        return "flat" if arguments in ((1,), (1, -1)) else ""
-    if node.target in _VIEWS:
-        shape = arguments[0] if len(arguments) == 1 and isinstance(arguments[0], (tuple, list)) else arguments
-        batch = shape[0] if len(shape) == 2 and shape[1] == -1 else None
-        return "flat" if isinstance(batch, fx.Node) and _is_size(batch) and batch.args[1] == 0 else ""
-    if node.target in _MEANS and arguments:
-        dims = arguments[0] if isinstance(arguments[0], (tuple, list)) else ()
-        over_map = sorted(d % 4 for d in dims if isinstance(d, int)) == [2, 3]
-        keepdim = node.kwargs.get("keepdim", arguments[1] if len(arguments) > 1 else False)
-        return ("map" if keepdim is True else "flat") if over_map else ""
-    return ""

@@ -7,8 +7,9 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from .nodes import is_depthwise
 from .plan import Plan
-from .structure import Layer, Port, analyse, is_depthwise, loose_tensors, removals
+from .structure import Layer, Port, analyse, loose_tensors, removals
 
 
 def prune(model: nn.Module, plan: Plan) -> nn.Module:

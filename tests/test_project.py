@@ -21,6 +21,7 @@ ORDER = [
     "data",
     "training",
     "plan",
+    "nodes",
     "structure",
     "gates",
     "criteria",
