@@ -90,12 +90,17 @@ def scaling(*, sizes: list[int], factors: list[int], n_images: int, rounds: int)
     show(images, index=False, images=0, taylor_s=3)
     per_image, fit = scoring.slope(images)
     print(f"{1000 * per_image:.0f} ms more per 1,000 images; R squared of the straight line {fit:.4f}\n")
-    filters = scoring.against_filters(train.subset(n_images), factors=factors, rounds=rounds)
-    filters["ratio"] = filters["taylor_s"] / filters["forward_backward_s"]
-    show(filters, index=False, filters=0, taylor_s=3, forward_backward_s=3, ratio=2)
-    per_filter, fit = scoring.slope(filters)
-    print(f"{per_filter:.1f} ms more per filter, on {n_images:,} images; R squared {fit:.4f}")
-    print(f"\nMedians of {rounds} rounds. More filters: a wider last convolution, (2, 4, n).")
+    few = train.subset(n_images)
+    deeper, wider = [(4,) * 2 * factor for factor in factors], [(2, 4, 8 * factor) for factor in factors]
+    for change, networks in {"more layers of 4 filters": deeper, "a wider last convolution": wider}.items():
+        print(f"More filters by {change}:\n")
+        filters = scoring.against_filters(few, networks=networks, rounds=rounds)
+        show(filters, index=False, filters=0, taylor_s=3, forward_backward_s=3, ratio=2)
+        per_filter, fit = scoring.slope(filters)
+        print(f"{per_filter:.1f} ms more per filter, on {n_images:,} images; R squared {fit:.4f}\n")
+    print(
+        f"Medians of {rounds} rounds, all sizes in each. The ratio is to plain forward + backward of the same network."
+    )
 
 
 def memory_use(*, chapters: str) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import pandas as pd
 import torch.nn.functional as F
 from scipy.stats import linregress
@@ -47,20 +45,16 @@ def against_images(model: nn.Module, split: Split, *, sizes: list[int], rounds: 
     return pd.DataFrame({"images": sizes, "taylor_s": seconds.median().to_numpy()})
 
 
-def against_filters(split: Split, *, factors: list[int], rounds: int) -> pd.DataFrame:
-    """Median seconds for networks whose last convolution is ``factor`` times as wide, and a plain pass beside them."""
+def against_filters(split: Split, *, networks: list[tuple[int, ...]], rounds: int) -> pd.DataFrame:
+    """Median seconds for networks of these widths, and of a plain pass of each beside it."""
     seed_everything(0)
-    models: Mapping[int, CNN] = {8 * factor: CNN(widths=(2, 4, 8 * factor)) for factor in factors}
-    calls = {f"taylor {n}": lambda m=model: taylor(m, split) for n, model in models.items()}
-    calls |= {f"plain {n}": lambda m=model: forward_backward(m, split) for n, model in models.items()}
-    median = interleaved(calls, rounds).median()
-    return pd.DataFrame(
-        {
-            "filters": [6 + n for n in models],
-            "taylor_s": [median[f"taylor {n}"] for n in models],
-            "forward_backward_s": [median[f"plain {n}"] for n in models],
-        }
-    )
+    models = [CNN(widths=widths) for widths in networks]
+    calls = {f"taylor {i}": lambda m=model: taylor(m, split) for i, model in enumerate(models)}
+    calls |= {f"plain {i}": lambda m=model: forward_backward(m, split) for i, model in enumerate(models)}
+    median = interleaved(calls, rounds).median().to_numpy()
+    seconds = {"taylor_s": median[: len(models)], "forward_backward_s": median[len(models) :]}
+    table = pd.DataFrame({"filters": [sum(widths) for widths in networks], **seconds})
+    return table.assign(ratio=table["taylor_s"] / table["forward_backward_s"])
 
 
 def slope(table: pd.DataFrame) -> tuple[float, float]:

@@ -41,7 +41,7 @@ def test_every_table_is_printed_with_its_target_or_its_unit(capsys: pytest.Captu
     assert "SAMPLED: 1 of each 10 epochs of the usual recipe ran" in shown
     for way, size in zip(recovery.WAYS, ("23,737", "23,737", "23,617"), strict=True):
         assert re.search(rf"^{way} +{size}( +-?\d+\.\d\d){{5}}$", shown, flags=re.MULTILINE), way
-    assert len(re.findall("R squared", shown)) == 2
+    assert len(re.findall("R squared", shown)) == 3
     assert "nan" not in shown
 
 
