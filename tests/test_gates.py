@@ -210,6 +210,23 @@ def test_slopes_are_taken_where_the_gates_of_a_masked_network_stand() -> None:
     assert torch.equal(masked.gates["network.4"].values, torch.zeros(3))
 
 
+def test_a_layer_that_the_loss_does_not_see_has_slopes_of_zero() -> None:
+    """Two heads, and a loss of one of them."""
+
+    def forward(self: Any, x: Tensor) -> Any:
+        return self.linear(self.a(x).flatten(1)), self.other(self.b(x).flatten(1))
+
+    convolutions = {"a": nn.Conv2d(1, 2, 3), "b": nn.Conv2d(1, 3, 3)}
+    model = Net(forward, **convolutions, linear=nn.Linear(2 * 15, 3), other=nn.Linear(3 * 15, 3))
+    (slopes,) = gate_gradients(
+        model,
+        small_split(),
+        loss=lambda outputs, labels, reduction: F.cross_entropy(outputs[0], labels, reduction="none"),
+    )
+    assert slopes["a"].abs().min() > 0
+    assert torch.equal(slopes["b"], torch.zeros(10, 3))
+
+
 def test_closed_gates_pass_nan_neither_to_the_outputs_nor_to_other_slopes() -> None:
     masked = mask(small_cnn(), Plan({"network.0": (0,)}))
     (slopes,) = gate_gradients(masked, small_split())

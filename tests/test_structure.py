@@ -141,6 +141,8 @@ ACTIVATIONS = {
 CARRIERS = {
     "F.max_pool2d": lambda x: F.max_pool2d(x, 2),
     "F.avg_pool2d": lambda x: F.avg_pool2d(x, 2),
+    "F.avg_pool2d over all": lambda x: F.avg_pool2d(x, x.size()[2:]),
+    "F.max_pool2d over all": lambda x: F.max_pool2d(x, kernel_size=(x.size(2), x.shape[-1])),
     "F.lp_pool2d": lambda x: F.lp_pool2d(x, 2, 2),
     "F.adaptive_avg_pool2d": lambda x: F.adaptive_avg_pool2d(x, (2, 3)),
     "F.adaptive_max_pool2d": lambda x: F.adaptive_max_pool2d(x, 2),
