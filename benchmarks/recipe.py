@@ -73,12 +73,13 @@ def main() -> None:
     splits = load_fashion_mnist().to(best_device())
     CHECKPOINTS.mkdir(parents=True, exist_ok=True)
     models: dict[str, nn.Module] = {}
-    models["baseline"], history = train(splits)
-    history.drop(columns="seconds").to_csv(CHECKPOINTS / "baseline_history.csv", index=False)
+    models["baseline"], baseline_history = train(splits)
     plan = make_plan(models["baseline"], splits)
     models["tuned"] = prune(models["baseline"], plan)
     fine_tune(models["tuned"], splits)
-    models["scratch"], _ = from_scratch(models["tuned"].widths, splits)
+    models["scratch"], scratch_history = from_scratch(models["tuned"].widths, splits)
+    for name, history in {"baseline": baseline_history, "scratch": scratch_history}.items():
+        history.drop(columns="seconds").to_csv(CHECKPOINTS / f"{name}_history.csv", index=False)
     for name, model in models.items():
         path = CHECKPOINTS / f"{name}.safetensors"
         save_model(model, path)

@@ -55,6 +55,7 @@ def prepare_environment() -> None:
     """Set what every kernel inherits: this checkout's package, no progress bars, figures drawn into the notebook."""
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     os.environ["TQDM_DISABLE"] = "1"
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in conftest.py: fast on a busy machine, too
     os.environ.pop("MPLBACKEND", None)
 
 
