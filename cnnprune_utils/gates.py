@@ -148,7 +148,8 @@ def gate_gradients(
         finally:
             for name, values in standing.items():
                 network.gates[name].values = values
-        yield dict(zip(own, slopes, strict=True))
+        # Copies: a caller who keeps the slopes would else keep large buffers of the backward pass from being freed.
+        yield {name: slope.clone() for name, slope in zip(own, slopes, strict=True)}
 
 
 def check_losses(losses: Tensor, n: int) -> None:
