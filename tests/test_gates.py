@@ -112,7 +112,8 @@ def test_the_slope_along_a_gate_is_the_sum_of_gradient_times_map_where_the_consu
     try:
         loss_over_heads(plain(split.images), split.labels, "none").sum().backward()
     except RuntimeError as error:  # a ReLU, then one in place: PyTorch itself cannot differentiate this network
-        assert "modified by an inplace operation" in str(error)
+        if "modified by an inplace operation" not in str(error):
+            raise
         return
     (slopes,) = gate_gradients(net, split, loss=loss_over_heads)
     for layer in layers:
