@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
+from torchvision.ops import stochastic_depth
 
 # A gate has to sit behind these: they may turn 0 into something else, or the paper reads the map after them.
 _ACTIVATIONS = (
@@ -49,8 +50,14 @@ def _functions(names: Sequence[str]) -> set[Any]:
 
 
 ACTIVATION_CALLS = _functions(_ACTIVATIONS)
-CARRIER_CALLS = _functions(_CARRIERS)
+CARRIER_CALLS = _functions(_CARRIERS) | {stochastic_depth}
 JOINS = {torch.cat, torch.concat, torch.stack}
+# They combine maps number by number, so channel k of one meets channel k of the other.
+ELEMENTWISE = {
+    *(operator.add, operator.iadd, operator.sub, operator.isub, operator.mul, operator.imul, operator.truediv),
+    *(torch.add, torch.sub, torch.mul, torch.div, torch.maximum, torch.minimum),
+    *("add", "add_", "sub", "sub_", "mul", "mul_", "div", "div_"),
+}
 _FLATTENS = {torch.flatten, "flatten"}
 _VIEWS = {torch.reshape, "view", "reshape"}
 _MEANS = {torch.mean, torch.amax, "mean", "amax"}
@@ -61,7 +68,7 @@ def is_depthwise(module: nn.Module) -> bool:
     return isinstance(module, nn.Conv2d) and 1 < module.groups == module.in_channels == module.out_channels
 
 
-def is_activation(module: nn.Module) -> bool:
+def is_activation(module: nn.Module | None) -> bool:
     """Whether the module maps each number by itself, and holds nothing for a channel."""
     one_slope = isinstance(module, nn.PReLU) and module.num_parameters == 1
     return one_slope or isinstance(module, ACTIVATION_MODULES)

@@ -15,10 +15,11 @@ from .structure import Layer, Port, analyse, loose_tensors, removals
 def prune(model: nn.Module, plan: Plan) -> nn.Module:
     """A smaller copy of ``model``, without the plan's filters; it computes what :func:`gates.mask` computes.
 
-    A filter takes with it its bias, its numbers in the layer's followers (BatchNorm, depthwise convolution, PReLU) and
-    the inputs of the consumers that read it: a channel of the next convolution, or the H * W columns of a linear
-    layer behind a flatten. All kept numbers, dtypes, devices, ``requires_grad`` flags and train/eval flags stay as they
-    were; ``model`` is unchanged. Make a new optimizer for the result: the old one holds the old parameters.
+    A filter takes with it the filters of other convolutions that share its channel, their biases, the channel's numbers
+    in the layer's followers (BatchNorm, depthwise convolution, PReLU) and the inputs of the consumers that read it: a
+    channel of the next convolution, or the H * W columns of a linear layer behind a flatten. All kept numbers, dtypes,
+    devices, ``requires_grad`` flags and train/eval flags stay as they were; ``model`` is unchanged. Make a new optimizer
+    for the result: the old one holds the old parameters.
 
     Raises:
         ValueError: the plan does not fit the model, or it leaves a layer without filters.
@@ -29,7 +30,7 @@ def prune(model: nn.Module, plan: Plan) -> nn.Module:
     for name, filters in removals(found.layers, found.skipped, plan).items():
         layer = found.layers[name]
         kept = _kept_filters(layer, filters)
-        outputs[name] = kept
+        outputs.update(dict.fromkeys(layer.producers, kept))
         outputs.update({port.name: _kept_numbers(kept, port) for port in layer.followers})
         inputs.update({port.name: _kept_numbers(kept, port) for port in layer.consumers})
     pruned = copy.deepcopy(model, loose_tensors(model))

@@ -2,7 +2,7 @@
 
 ``networks()`` draws a graph: convolutions, and between them any order of BatchNorm, activations, pooling, dropout and
 depthwise convolutions, as modules, functions and methods; forks, residual adds, cats, groups; one or two heads behind
-flatten, view, mean or adaptive pooling. Each network knows which of its convolutions can be pruned: ``prunable``.
+flatten, view, mean or adaptive pooling. Each network knows what can leave it: ``prunable``, each layer's producers.
 """
 
 from __future__ import annotations
@@ -63,8 +63,11 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     # joins
     "add": lambda a, b: a + b,
     "torch.add": lambda a, b: torch.add(a, b),
+    "torch.sub": lambda a, b: torch.sub(a, b),
     "mul": lambda a, b: a * b,
+    "torch.maximum": lambda a, b: torch.maximum(a, b),
     "cat": lambda a, b: torch.cat([a, b], 1),
+    "affine": lambda x: 1 - x * 0.5,
     # not known to keep channels apart
     "softmax": lambda x: F.softmax(x, 1),
     # from maps to features
@@ -94,7 +97,7 @@ class RandomNetwork(nn.Module):
         self.steps: list[tuple[str, tuple[int, ...]]] = []
         self.outputs: list[int] = []
         self.image_shape = (1, 1, 1)
-        self.prunable: set[str] = set()
+        self.prunable: dict[str, tuple[str, ...]] = {}
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
         values = [images]
@@ -135,7 +138,10 @@ class Net(nn.Module):
 
 
 class _Builder:
-    """Adds steps to a network. A value is the number of a step's result; ``source`` says whose channels it carries."""
+    """Adds steps to a network. A value is the number of a step's result; ``source`` says whose channels it carries.
+
+    Convolutions whose channels meet are ``together``: each points to another one, and the last to itself.
+    """
 
     def __init__(self, draw: st.DrawFn) -> None:
         self.draw = draw
@@ -143,6 +149,7 @@ class _Builder:
         self.shapes: list[tuple[int, int, int]] = []
         self.source: list[str | None] = []
         self.stays: set[str] = set()
+        self.together: dict[str, str] = {}
 
     def step(self, call: str, reads: tuple[int, ...], shape: tuple[int, int, int], source: str | None) -> int:
         self.net.steps.append((call, reads))
@@ -159,6 +166,28 @@ class _Builder:
         """The convolutions whose channels these values carry cannot be pruned."""
         self.stays |= {source for v in values if (source := self.source[v])}
 
+    def first(self, source: str) -> str:
+        while self.together[source] != source:
+            source = self.together[source]
+        return source
+
+    def meet(self, call: str, a: int, b: int) -> int:
+        """Number by number; what the image brings cannot leave."""
+        sources = [self.source[v] for v in (a, b)]
+        if None in sources:
+            self.stay(a, b)
+            return self.step(call, (a, b), self.shapes[a], None)
+        one, other = sorted((self.first(s) for s in sources if s), key=list(self.together).index)
+        self.together[other] = one
+        return self.step(call, (a, b), self.shapes[a], one)
+
+    def layers(self) -> dict[str, tuple[str, ...]]:
+        """First producer -> all producers, in calling order, of the layers whose filters can leave."""
+        groups: dict[str, list[str]] = {}
+        for name in self.together:
+            groups.setdefault(self.first(name), []).append(name)
+        return {names[0]: tuple(names) for names in groups.values() if not self.stays & {*names}}
+
     def conv(self, v: int, out_channels: int | None = None, groups: int = 1) -> int:
         channels, height, width = self.shapes[v]
         out = out_channels or self.draw(st.sampled_from([4, 3, 5, 6, 2, 1]))
@@ -168,7 +197,7 @@ class _Builder:
         if groups > 1:
             self.stay(v)
             self.stays.add(name)
-        self.net.prunable.add(name)
+        self.together[name] = name
         return self.module(conv, v, (out, height, width), name)
 
     def between(self, v: int, most: int = 3, resize: bool = True) -> int:
@@ -201,7 +230,7 @@ class _Builder:
         if kind == "drop":
             return self.module(draw(st.sampled_from([nn.Dropout, nn.Dropout2d]))(), v, *same)
         if kind == "same":
-            call = draw(st.sampled_from(["F.dropout", "x.contiguous", "identity"]))
+            call = draw(st.sampled_from(["F.dropout", "x.contiguous", "identity", "affine"]))
             return self.module(nn.Identity(), v, *same) if call == "identity" else self.step(call, (v,), *same)
         if kind == "pool" and min(height, width) >= 2:
             call = draw(st.sampled_from(["F.max_pool2d", "F.avg_pool2d", "max", "avg"]))
@@ -213,18 +242,18 @@ class _Builder:
 
     def block(self, v: int) -> int:
         channels, height, width = self.shapes[v]
-        rare = ["residual", "cat", "excite", "groups", "unknown"]
+        rare = ["residual", "residual", "self", "cat", "excite", "groups", "unknown"]
         kind = self.draw(st.sampled_from([*["chain"] * 6, *["fork"] * 4, *rare]))
         if kind == "fork":  # one map, read as it is by one convolution and through other nodes by another
             shared = self._between(v, self.draw(st.sampled_from(["pool", "drop", "same", "norm", "module"])))
             a, b = self.conv(shared), self.between(shared, most=2, resize=False)
             b = self.conv(b, self.shapes[a][0])
-            self.stay(a, b)
-            return self.step("add", (a, b), self.shapes[a], None)
+            return self.meet("add", a, b)
         if kind == "residual":
             a = self.between(self.conv(v, channels), most=2, resize=False)
-            self.stay(a, v)
-            return self.step(self.draw(st.sampled_from(["add", "torch.add"])), (a, v), self.shapes[v], None)
+            return self.meet(self.draw(st.sampled_from(["add", "torch.add", "torch.sub", "torch.maximum"])), a, v)
+        if kind == "self":  # a map meets itself behind other nodes
+            return self.meet("add", v, self.between(v, most=2, resize=False))
         if kind == "cat":
             a, b = self.conv(v), self.between(self.conv(v), most=1, resize=False)
             self.stay(a, b)
@@ -232,8 +261,7 @@ class _Builder:
         if kind == "excite":  # squeeze and excitation: the gates of a small network multiply the channels
             squeezed = self.module(nn.AdaptiveAvgPool2d(1), v, (channels, 1, 1), self.source[v])
             a = self.conv(squeezed, channels)
-            self.stay(a, v)
-            return self.step("mul", (v, self.step("x.sigmoid", (a,), *self._like(a))), self.shapes[v], None)
+            return self.meet("mul", v, self.step("x.sigmoid", (a,), *self._like(a)))
         if kind == "groups" and channels in (2, 4):
             return self.conv(v, 2 * channels, groups=2)
         if kind == "unknown":
@@ -282,7 +310,7 @@ def networks(draw: st.DrawFn) -> RandomNetwork:
     build.head(ends[-1])
     if draw(st.integers(0, 2)) == 0:
         build.head(draw(st.sampled_from(ends)))
-    net.prunable -= build.stays
+    net.prunable = build.layers()
     randomize(net, draw(st.integers(0, 2**32 - 1)))
     return net.train(draw(st.booleans()))
 
