@@ -20,7 +20,6 @@ from cnnprune_utils.training import best_device, evaluate, fit, seed_everything
 CHECKPOINTS = Path(__file__).parent.parent / "data" / "checkpoints"
 TRAIN_EPOCHS = 6
 TUNE_EPOCHS = 6
-TUNE_LEARNING_RATE = 5e-3  # half of that of training: chosen on validation images, over five seeds
 
 
 def train(splits: Splits, seed: int = 0) -> tuple[nn.Module, pd.DataFrame]:
@@ -37,7 +36,7 @@ def make_plan(baseline: nn.Module, splits: Splits) -> Plan:
 
 def fine_tune(pruned: nn.Module, splits: Splits, seed: int = 0) -> pd.DataFrame:
     """Chapter 5: recovery. Trains ``pruned`` in place."""
-    return fit(pruned, splits, epochs=TUNE_EPOCHS, learning_rate=TUNE_LEARNING_RATE, seed=seed)
+    return fit(pruned, splits, epochs=TUNE_EPOCHS, seed=seed)
 
 
 def make_small_plan(baseline: nn.Module, splits: Splits) -> Plan:
@@ -58,7 +57,7 @@ def one_at_a_time(baseline: nn.Module, splits: Splits, seed: int = 0) -> nn.Modu
         if removed < 4:
             few = splits.train.subset(len(splits.train) // 4, seed=removed)
             fit(pruned, Splits(few, splits.validation, splits.test), epochs=1, learning_rate=2e-3, seed=seed)
-    fit(pruned, splits, epochs=TUNE_EPOCHS - 1, learning_rate=TUNE_LEARNING_RATE, seed=seed)
+    fit(pruned, splits, epochs=TUNE_EPOCHS - 1, seed=seed)
     return pruned
 
 

@@ -30,6 +30,7 @@ STAGE_COLORS = {
     "from scratch": "#CC79A7",
 }
 REMOVED = "#D55E00"
+UNREAD = "#F3B98B"  # a lighter REMOVED
 KEPT = "#BBBBBB"
 WIDTH = 7.5  # inches: the width of a page
 
@@ -48,7 +49,7 @@ def class_grid(split: Split, *, title: str, per_class: int = 8) -> Figure:
             _picture(axes, image[0])
         row[0].set_ylabel(name, rotation=0, ha="right", va="center")
     figure.suptitle(title)
-    figure.tight_layout(pad=0.4)
+    figure.tight_layout(pad=0.4, rect=(0, 0, 1, 0.99))
     return figure
 
 
@@ -85,13 +86,20 @@ def accuracy_curves(
     return axes
 
 
-def cuts_and_updates(walk: pd.DataFrame, *, title: str) -> Axes:
-    """Accuracy while filters leave one by one; columns ``removed``, ``after the cut``, ``after the updates``."""
+def cuts_and_updates(walk: pd.DataFrame, *, at_once: float, title: str) -> Axes:
+    """Accuracy while filters leave one by one, a cut and then updates; dashed: ``at_once``, after all cuts at once.
+
+    ``walk`` has the columns ``removed``, ``after the cut``, ``after the updates``.
+    """
     axes = _axes(3.5)
-    for column, color, marker in (("after the cut", REMOVED, "v"), ("after the updates", LAYER_COLORS[0], "^")):
-        axes.plot(walk["removed"], 100 * walk[column], ls="--", marker=marker, color=color, label=column)
+    cut, updated = 100 * walk["after the cut"], 100 * walk["after the updates"]
+    path = np.column_stack([walk["removed"], walk["removed"] + 0.5]).ravel()  # the updates come between two cuts
+    axes.plot(path, np.column_stack([cut, updated]).ravel(), color=KEPT, zorder=1)
+    axes.scatter(walk["removed"], cut, marker="v", color=REMOVED, label="after the cut", zorder=2)
+    axes.scatter(walk["removed"] + 0.5, updated, marker="^", color=LAYER_COLORS[0], label="after the updates", zorder=2)
+    axes.axhline(100 * at_once, color=REMOVED, ls="--", lw=1, label="all cuts at once")
     axes.set(xlabel="filters removed", ylabel="validation accuracy (%)", title=title)
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 0.1))
     return axes
 
 
@@ -192,21 +200,25 @@ def surgery_picture(layers: Sequence[Layer], kept: Mapping[str, Sequence[int]], 
         rows, row_stays = (1, [0]) if last else (widths[i + 1], stays[i + 1])
         for r in range(rows):
             for c in range(widths[i]):
-                color = KEPT if r in row_stays and c in stays[i] else REMOVED
-                axes.add_patch(Rectangle((c, r), 0.92, 0.92, color=color))
+                color = REMOVED if r not in row_stays else KEPT if c in stays[i] else UNREAD
+                axes.add_patch(Rectangle((c, r), 0.88, 0.88, color=color))
         consumer = layers[-1].consumers[0]
         name = consumer.name if last else layers[i].name
         blocks = f"blocks of {consumer.block} columns" if last else "reads channel"
         axes.set(xlim=(0, widths[i]), ylim=(rows, 0), aspect="equal", title=name, xlabel=blocks)
-        axes.set_xticks(np.arange(widths[i]) + 0.46, range(widths[i]))
-        axes.set_yticks(np.arange(rows) + 0.46, ["all rows"] if last else list(range(rows)))
+        axes.set_xticks(np.arange(widths[i]) + 0.44, range(widths[i]))
+        axes.set_yticks(np.arange(rows) + 0.44, ["all rows"] if last else list(range(rows)))
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
     panels[0].set_ylabel("filter")
     figure.legend(
-        handles=[Patch(color=KEPT, label="stays"), Patch(color=REMOVED, label="leaves")],
+        handles=[
+            Patch(color=KEPT, label="stays"),
+            Patch(color=REMOVED, label="leaves: a filter"),
+            Patch(color=UNREAD, label="leaves: read a filter that left"),
+        ],
         loc="outside lower center",
-        ncols=2,
+        ncols=3,
     )
     figure.suptitle(title)
     return figure
@@ -235,7 +247,7 @@ def class_changes(changes: pd.Series, *, title: str) -> Axes:
 
 
 def shares(table: pd.DataFrame, *, title: str) -> Axes:
-    """What is left of each cost (columns, as a share of the original) for each network (rows)."""
+    """Shares, from 0 to 1, for each network (rows): of the original's costs, or of the images (columns)."""
     axes = _axes(4)
     width = 0.8 / len(table)
     for i, (name, row) in enumerate(table.iterrows()):
@@ -243,8 +255,8 @@ def shares(table: pd.DataFrame, *, title: str) -> Axes:
         bars = axes.bar(at, 100 * row, width, color=STAGE_COLORS.get(str(name), KEPT), label=name)
         axes.bar_label(bars, fmt="%.0f", fontsize=8)
     axes.set_xticks(range(len(table.columns)), table.columns)
-    axes.set(ylabel="share of the original (%)", title=title)
-    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=len(table))
+    axes.set(ylabel="%", title=title)
+    axes.figure.legend(frameon=False, loc="outside lower center", ncols=len(table))
     return axes
 
 

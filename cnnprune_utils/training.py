@@ -53,14 +53,14 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def predict(model: nn.Module, split: Split, *, batch_size: int = 1000) -> Tensor:
+def predict(model: nn.Module, split: Split, *, batch_size: int = 500) -> Tensor:
     """The class with the highest output for each image, in eval mode: int64 (N,), on the CPU."""
     with evaluating(model):
         return torch.cat([model(images).argmax(1).cpu() for images, _ in split.batches(batch_size)])
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, split: Split, *, batch_size: int = 1000) -> Evaluation:
+def evaluate(model: nn.Module, split: Split, *, batch_size: int = 500) -> Evaluation:
     """Loss and accuracy of ``model`` on ``split``, in eval mode; the model is unchanged.
 
     Both are sums over the images, divided by N: a short last batch weighs by its images.

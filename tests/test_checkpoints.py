@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import nbformat
@@ -28,8 +27,7 @@ def test_chapter_1_trains_as_the_recipe_does() -> None:
 
 def test_chapter_5_fine_tunes_and_controls_as_the_recipe_does() -> None:
     calls = source("05_fine_tune")
-    (epochs, rate) = re.findall(r"fit\(tuned, splits, epochs=(\d+), learning_rate=([\d.e-]+)\)", calls)[0]
-    assert (int(epochs), float(rate)) == (recipe.TUNE_EPOCHS, recipe.TUNE_LEARNING_RATE)
+    assert f"fit(tuned, splits, epochs={recipe.TUNE_EPOCHS})" in calls
     assert f"fit(scratch, splits, epochs={recipe.TRAIN_EPOCHS + recipe.TUNE_EPOCHS})" in calls
 
 
