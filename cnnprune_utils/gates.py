@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from .data import Split
 from .plan import Plan
 from .structure import Structure, analyse, removals
+from .training import fastest_layout, laid_out
 
 Loss = Callable[..., Tensor]
 """Called as ``loss(outputs, labels, reduction="none")``; returns one loss per example, shape (n,)."""
@@ -131,13 +132,14 @@ def gate_gradients(
     """
     network = model if isinstance(model, GatedNetwork) else gated(model)
     standing = {name: gate.values for name, gate in network.gates.items()}
+    layout = fastest_layout(network, split.images)
     for images, labels in split.batches(batch_size):
         own = {name: v.repeat(len(images), 1).requires_grad_() for name, v in standing.items()}
         try:
             for name, values in own.items():
                 network.gates[name].values = values
             with torch.enable_grad():
-                losses = loss(network(images), labels, reduction="none")
+                losses = loss(network(laid_out(images, layout)), labels, reduction="none")
                 check_losses(losses, len(images))
                 if not losses.requires_grad:
                     raise ValueError(

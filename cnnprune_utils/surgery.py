@@ -18,8 +18,8 @@ def prune(model: nn.Module, plan: Plan) -> nn.Module:
     A filter takes with it the filters of other convolutions that share its channel, their biases, the channel's numbers
     in the layer's followers (BatchNorm, depthwise convolution, PReLU) and the inputs of the consumers that read it: a
     channel of the next convolution, or the H * W columns of a linear layer behind a flatten. All kept numbers, dtypes,
-    devices, ``requires_grad`` flags and train/eval flags stay as they were; ``model`` is unchanged. Make a new optimizer
-    for the result: the old one holds the old parameters.
+    devices, ``requires_grad`` flags and train/eval flags stay as they were; ``model`` is unchanged. Make a new
+    optimizer for the result: the old one holds the old parameters.
 
     Raises:
         ValueError: the plan does not fit the model, or it leaves a layer without filters.
