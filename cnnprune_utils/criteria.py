@@ -6,13 +6,16 @@ the model comes back as it was: parameters, buffers, gradients, train and eval f
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from .data import Split
-from .gates import GatedNetwork, Loss, check_losses, gate_gradients, gated
+from .gates import Gate, GatedNetwork, Loss, check_losses, gate_gradients, gated
 from .plan import Scores
 from .structure import prunable_layers
 
@@ -38,11 +41,105 @@ def taylor(model: nn.Module, split: Split, *, loss: Loss = F.cross_entropy, batc
         ValueError: torch.fx cannot trace the model, no filter can leave, or the loss is not one number per example.
     """
     network = gated(model)
+    sums = _sums_over_examples(network, split, loss, batch_size, torch.abs)
+    return {name: (s / network.gates[name].positions / len(split)).float() for name, s in sums.items()}
+
+
+def fisher(model: nn.Module, split: Split, *, loss: Loss = F.cross_entropy, batch_size: int = 256) -> Scores:
+    """The mean over the examples of ``(dC/dg) ** 2``, the squared slope of the loss along the filter's gate.
+
+    Up to the factor 1/2 it is Fisher pruning (Theis, Korshunova, Tejani, Huszár, arXiv:1801.05787): a second-order
+    guess of what closing the gate costs, with the Fisher information in place of the curvature.
+
+    Returns:
+        Layer name -> float32 tensor (out_channels,) on the CPU, in units of the loss squared. It is that of the whole
+        map, not per position as in :func:`taylor`.
+
+    Raises:
+        ValueError: as :func:`taylor`.
+    """
+    sums = _sums_over_examples(gated(model), split, loss, batch_size, torch.square)
+    return {name: (s / len(split)).float() for name, s in sums.items()}
+
+
+def _sums_over_examples(
+    network: GatedNetwork, split: Split, loss: Loss, batch_size: int, of: Callable[[Tensor], Tensor]
+) -> dict[str, Tensor]:
+    """Layer name -> float64 tensor (out_channels,): the sum over the examples of ``of(dC/dg)``."""
     sums: dict[str, Tensor] = {}
     for slopes in gate_gradients(network, split, loss=loss, batch_size=batch_size):
         for name, slope in slopes.items():
-            sums[name] = sums.get(name, 0) + slope.abs().cpu().double().sum(0)  # float64: 10,000s of small terms
-    return {name: (s / network.gates[name].positions / len(split)).float() for name, s in sums.items()}
+            sums[name] = sums.get(name, 0) + of(slope.cpu().double()).sum(0)  # float64: 10,000s of small terms
+    return sums
+
+
+def activation_mean(model: nn.Module, split: Split, *, loss: Loss = F.cross_entropy, batch_size: int = 256) -> Scores:
+    """The mean of what the filter's readers read ("activation", arXiv:1611.06440, section 2.2).
+
+    ``1/N * sum of z``, where z runs over the N numbers of the filter's feature map: all examples, all positions, and
+    all places where the map is read. It looks at no label: ``loss`` is there so that all criteria are called alike.
+
+    Returns:
+        Layer name -> float32 tensor (out_channels,) on the CPU, in units of the feature map; negative where the map is.
+
+    Raises:
+        ValueError: torch.fx cannot trace the model, or no filter can leave.
+    """
+    return {name: mean.float() for name, (mean, _) in _moments(model, split, batch_size).items()}
+
+
+def activation_std(model: nn.Module, split: Split, *, loss: Loss = F.cross_entropy, batch_size: int = 256) -> Scores:
+    """The standard deviation of what the filter's readers read ("activation", arXiv:1611.06440, section 2.2).
+
+    ``sqrt(1/N * sum of (z - mean) ** 2)``, with z, N and mean as in :func:`activation_mean`, also what it raises.
+
+    Returns:
+        Layer name -> float32 tensor (out_channels,) on the CPU, in units of the feature map.
+    """
+    return {name: variance.sqrt().float() for name, (_, variance) in _moments(model, split, batch_size).items()}
+
+
+def apoz(model: nn.Module, split: Split, *, loss: Loss = F.cross_entropy, batch_size: int = 256) -> Scores:
+    """1 - APoZ: the share of the numbers that the filter's readers read that is not zero.
+
+    APoZ is the average percentage of zeros (Hu, Peng, Tai, Tang, arXiv:1607.03250; in arXiv:1611.06440, section 2.2).
+    It is meant for ReLU; where an activation gives no exact zeros, every filter scores 1. It counts what
+    :func:`activation_mean` averages, and raises what that raises.
+
+    Returns:
+        Layer name -> float32 tensor (out_channels,) on the CPU, from 0 to 1.
+    """
+    shares = _moments(model, split, batch_size, lambda maps: maps != 0)
+    return {name: share.float() for name, (share, _) in shares.items()}
+
+
+@torch.no_grad()
+def _moments(
+    model: nn.Module, split: Split, batch_size: int, of: Callable[[Tensor], Tensor] = lambda maps: maps
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Layer name -> (mean, variance) of ``of(maps)`` per filter, over all that passes its open gate in one pass.
+
+    Both are float64 tensors (out_channels,). Each map is folded in as it passes, and none is kept.
+    """
+    network = gated(model)
+    zero = torch.zeros((), dtype=torch.float64)
+    seen: dict[str, tuple[int, Tensor, Tensor]] = {}
+
+    def fold(name: str, gate: Gate, inputs: tuple[Tensor, ...], maps: Tensor) -> None:
+        x = of(maps.reshape(len(maps), len(gate.values), -1)).cpu().double()  # (n, filters, positions)
+        variance, mean = torch.var_mean(x, dim=(0, 2), correction=0)
+        count, mean_before, variance_before = seen.get(name, (0, zero, zero))
+        total = count + len(x) * x.shape[2]
+        new, step = 1 - count / total, mean - mean_before
+        # Two variances merge by the difference of their means (Chan): a sum of squares would cancel under a large mean.
+        variance = (1 - new) * variance_before + new * variance + new * (1 - new) * step**2
+        seen[name] = total, mean_before + new * step, variance
+
+    for name, gate in network.gates.items():
+        gate.register_forward_hook(partial(fold, name))
+    for images, _ in split.batches(batch_size):
+        network(images)
+    return {name: (mean, variance) for name, (_, mean, variance) in seen.items()}
 
 
 def magnitude(
@@ -50,13 +147,18 @@ def magnitude(
 ) -> Scores:
     """The mean of the squared weights of each filter ("minimum weight", arXiv:1611.06440, section 2.2).
 
-    It looks at no image: ``split``, ``loss`` and ``batch_size`` are there so that all criteria are called alike.
+    Where the filters of several convolutions leave together, the mean is over the weights of all of them. It looks at
+    no image: ``split``, ``loss`` and ``batch_size`` are there so that all criteria are called alike.
 
     Returns:
         Layer name -> float32 tensor (out_channels,) on the CPU.
     """
-    weights = {layer.name: model.get_parameter(f"{layer.name}.weight") for layer in prunable_layers(model)}
-    return {name: w.detach().cpu().double().pow(2).flatten(1).mean(1).float() for name, w in weights.items()}
+    scores: Scores = {}
+    for layer in prunable_layers(model):
+        names = layer.producers
+        weights = [model.get_parameter(f"{name}.weight").detach().cpu().double().flatten(1) for name in names]
+        scores[layer.name] = torch.cat(weights, 1).pow(2).mean(1).float()
+    return scores
 
 
 def random(
@@ -91,6 +193,20 @@ def oracle(model: nn.Module, split: Split, *, loss: Loss = F.cross_entropy, batc
     return {name: change.abs().float() for name, change in loss_changes(model, split, loss, batch_size).items()}
 
 
+def oracle_loss(model: nn.Module, split: Split, *, loss: Loss = F.cross_entropy, batch_size: int = 256) -> Scores:
+    """As :func:`oracle`, with the sign: ``C(closed) - C(open)`` ("oracle-loss", arXiv:1611.06440, section 2.2).
+
+    Below 0, the loss falls when the filter leaves.
+
+    Returns:
+        Layer name -> float32 tensor (out_channels,) on the CPU, in units of the loss.
+
+    Raises:
+        ValueError: as :func:`taylor`.
+    """
+    return {name: change.float() for name, change in loss_changes(model, split, loss, batch_size).items()}
+
+
 def loss_changes(model: nn.Module, split: Split, loss: Loss = F.cross_entropy, batch_size: int = 256) -> Scores:
     """``C(closed) - C(open)`` for each gate, with its sign: what the mean loss does when one filter leaves.
 
@@ -118,5 +234,15 @@ def _mean_loss(network: GatedNetwork, split: Split, loss: Loss, batch_size: int)
     return total / len(split)
 
 
-CRITERIA = {"taylor": taylor, "magnitude": magnitude, "random": random, "oracle": oracle}
+CRITERIA: dict[str, Callable[..., Scores]] = {
+    "taylor": taylor,
+    "fisher": fisher,
+    "activation_mean": activation_mean,
+    "activation_std": activation_std,
+    "apoz": apoz,
+    "magnitude": magnitude,
+    "random": random,
+    "oracle": oracle,
+    "oracle_loss": oracle_loss,
+}
 """Name -> criterion."""

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack
+from typing import Any
 
 import pandas as pd
 import torch
 from scipy.stats import binomtest
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from .data import Split
 from .models import to_bytes
 from .plan import Plan
+from .structure import Layer, analyse
 from .training import evaluate, evaluating
 
 # On import, torch.utils.benchmark loads PyTorch's compiler helper, which warns where a CUDA toolkit has no GPU.
@@ -42,6 +45,52 @@ def macs(model: nn.Module, images: Tensor) -> int:
     with evaluating(model), FlopCounterMode(display=False) as counter:
         model(images[:1])
     return int(counter.get_total_flops()) // 2
+
+
+@torch.no_grad()
+def macs_per_filter(model: nn.Module, images: Tensor) -> dict[str, float]:
+    """The share of the network's MACs that leaves with one filter, from one forward pass.
+
+    It is what the filter takes to compute, what the depthwise convolutions behind it take for its channel, and what the
+    layers that read it spend on that input: the drop of :func:`macs` when one filter is pruned, over :func:`macs`. All
+    filters of a layer have the same share.
+
+    Args:
+        images: (n, channels, height, width), on the model's device; one is enough.
+
+    Returns:
+        Layer name -> share, from 0 to 1, for each prunable layer: ``macs`` of :func:`cnnprune_utils.plan.rank`.
+
+    Raises:
+        ValueError: torch.fx cannot trace the model.
+    """
+    found = analyse(model)
+    counter = _MacsPerNode(found.graph)
+    counter.run(images[:1])
+    total = counter.macs.total()
+    return {name: _macs_of_one_filter(layer, counter.macs) / total for name, layer in found.layers.items()}
+
+
+class _MacsPerNode(fx.Interpreter):
+    """Runs a traced network; ``macs`` are those of each module (or function) that it calls, by name."""
+
+    def __init__(self, graph: fx.GraphModule) -> None:
+        super().__init__(graph)
+        self.macs: Counter[Any] = Counter()
+
+    def run_node(self, n: fx.Node) -> Any:
+        with FlopCounterMode(display=False) as counter:
+            result = super().run_node(n)
+        self.macs[n.target] += counter.get_total_flops() // 2
+        return result
+
+
+def _macs_of_one_filter(layer: Layer, macs: Mapping[Any, int]) -> int:
+    ports = [port.name for port in (*layer.followers, *layer.consumers)]
+    holds = Counter([*layer.producers, *ports])
+    n = layer.out_channels
+    # MACs go with the number of channels, and with its square where a module reads what it makes: x + conv(x).
+    return sum(macs[name] - macs[name] * (n - 1) ** times // n**times for name, times in holds.items())
 
 
 def file_bytes(model: nn.Module) -> int:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
@@ -73,27 +75,44 @@ class Plan:
         return f"Plan({dict(self.remove)})"
 
 
-def rank(scores: Mapping[str, Tensor], *, normalize: str | None = "l2") -> pd.DataFrame:
+def rank(
+    scores: Mapping[str, Tensor],
+    *,
+    normalize: str | None = "l2",
+    macs_penalty: float = 0.0,
+    macs: Mapping[str, float] | None = None,
+) -> pd.DataFrame:
     """Order the filters of all layers by their scores.
 
     Scores of different layers are not on one scale, so each layer's are first divided by their Euclidean norm:
     ``score / sqrt(sum of score ** 2)`` (arXiv:1611.06440, section 2.2, "normalization"). A layer of zeros stays zero.
 
+    A penalty then makes filters pay for what they cost: ``normalized - macs_penalty * macs[layer]``, the paper's
+    ``Theta - lambda * Theta_flops`` (section 2.2, "FLOPs regularized pruning"). The cost is a share of the network's
+    MACs here; the paper does not give the unit of its ``Theta_flops``, so its ``lambda = 1e-3`` is not comparable.
+
     Args:
         scores: layer name -> tensor (out_channels,), as a criterion returns them.
         normalize: ``"l2"``, or None to compare the raw scores.
+        macs_penalty: lambda, at least 0; 0 looks at the scores alone.
+        macs: layer name -> the share (0 to 1) of the network's MACs that leaves with one filter, as
+            ``metrics.macs_per_filter`` returns it. Needed for a penalty, for every layer.
 
     Returns:
-        One row per filter, in the order of the layers: ``layer``, ``filter``, ``score``, ``normalized``, and ``rank``,
-        where rank 0 leaves first. Equal scores are ranked in the order of the rows, on every machine.
+        One row per filter, in the order of the layers: ``layer``, ``filter``, ``score``, ``normalized`` (the penalty
+        taken off), and ``rank``, where rank 0 leaves first. Equal scores are ranked in the order of the rows, on every
+        machine.
 
     Raises:
-        ValueError: no scores, a score that is not a finite number, or an unknown ``normalize``.
+        TypeError: ``macs_penalty`` is not a number.
+        ValueError: no scores, a score that is not a finite number, an unknown ``normalize``, a penalty that is negative
+            or not finite, or one without the share of every layer.
     """
     if normalize not in ("l2", None):
         raise ValueError(f"normalize={normalize!r} is unknown; it can be 'l2' or None.")
     if not scores:
         raise ValueError("no scores to rank: the network has no prunable layer. structure.skipped_layers says why.")
+    penalties = _penalties(scores, macs_penalty, macs or {})
     rows = []
     for name, values in scores.items():
         values = values.detach().cpu().double()
@@ -103,10 +122,25 @@ def rank(scores: Mapping[str, Tensor], *, normalize: str | None = "l2") -> pd.Da
                 "Is the model's loss on these images finite?"
             )
         norm = values.norm() if normalize == "l2" else torch.ones(())
-        scaled = values / norm if norm > 0 else torch.zeros_like(values)
+        scaled = (values / norm if norm > 0 else torch.zeros_like(values)) - penalties[name]
         rows += [(name, k, float(s), float(t)) for k, (s, t) in enumerate(zip(values, scaled, strict=True))]
     ranks = pd.DataFrame(rows, columns=["layer", "filter", "score", "normalized"])
     return ranks.assign(rank=ranks["normalized"].rank(method="first").astype(int) - 1)
+
+
+def _penalties(layers: Iterable[str], macs_penalty: float, macs: Mapping[str, float]) -> dict[str, float]:
+    if isinstance(macs_penalty, bool) or not isinstance(macs_penalty, Real):
+        raise TypeError(f"macs_penalty must be a number, not {macs_penalty!r}.")
+    if not 0 <= macs_penalty < math.inf:
+        raise ValueError(f"macs_penalty must be a finite number, at least 0, not {macs_penalty}.")
+    if macs_penalty == 0:
+        return dict.fromkeys(layers, 0.0)
+    if without := [name for name in layers if not 0 <= macs.get(name, math.nan) <= 1]:
+        raise ValueError(
+            f"macs_penalty={macs_penalty} needs the share (0 to 1) of the network's MACs that leaves with one filter, "
+            f"and macs gives none for {', '.join(without)}. Pass macs=metrics.macs_per_filter(model, images)."
+        )
+    return {name: macs_penalty * macs[name] for name in layers}
 
 
 def lowest(ranks: pd.DataFrame, n_filters: int, *, keep_at_least: int = 1) -> Plan:

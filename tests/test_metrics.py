@@ -8,11 +8,16 @@ from typing import Any
 import pytest
 import torch
 import torchvision
+from hypothesis import given, settings
+from random_networks import PROPERTY, Net, RandomNetwork, assert_unchanged, networks, snapshot
 from torch import Tensor, nn
 
 from cnnprune_utils.data import Split
-from cnnprune_utils.metrics import accuracy_interval, compare, file_bytes, latency, macs, parameters
+from cnnprune_utils.metrics import accuracy_interval, compare, file_bytes, latency, macs, macs_per_filter, parameters
 from cnnprune_utils.models import CNN, save_model
+from cnnprune_utils.plan import Plan, lowest, rank
+from cnnprune_utils.structure import prunable_layers
+from cnnprune_utils.surgery import prune
 from cnnprune_utils.training import evaluate
 
 
@@ -74,6 +79,125 @@ def test_counting_macs_leaves_the_model_as_it_was() -> None:
     macs(net, torch.rand(4, 1, 8, 8))
     assert same(state(net), before)
     assert all(m.training for m in net.modules())
+
+
+def by_pruning_one(model: nn.Module, images: Tensor, layers: list[str]) -> dict[str, float]:
+    """The definition: prune one filter, count again."""
+    before = macs(model, images)
+    return {name: (before - macs(prune(model, Plan({name: (0,)})), images)) / before for name in layers}
+
+
+def mixed() -> nn.Module:
+    """BatchNorm, a depthwise convolution, PReLU, pooling with a stride, and adaptive pooling before the flatten."""
+    first = [nn.Conv2d(3, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6), nn.ReLU(), nn.MaxPool2d(2)]
+    depthwise = [nn.Conv2d(6, 6, 3, padding=1, groups=6), nn.BatchNorm2d(6), nn.PReLU(6)]
+    last = [nn.Conv2d(6, 4, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d((2, 3)), nn.Flatten(), nn.BatchNorm1d(24)]
+    return nn.Sequential(*first, *depthwise, *last, nn.Linear(24, 7), nn.ReLU(), nn.Linear(7, 5))
+
+
+def two_readers() -> nn.Module:
+    """One feature map for a convolution and a linear layer; another container knows the modules by other names."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        x = self.body(x)
+        return self.linear(x.mean((2, 3))) + self.other(self.conv(x).flatten(1))
+
+    body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+    readers = {"conv": nn.Conv2d(4, 2, 3), "linear": nn.Linear(4, 5), "other": nn.Linear(2 * 4 * 6, 5)}
+    return Net(forward, body=body, again=nn.Sequential(body, nn.Identity()), **readers)
+
+
+def residual() -> nn.Module:
+    """The second convolution reads the very channels that it makes: it loses an input and an output."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        x = self.first(x)
+        return self.linear((x + self.second(x)).mean((2, 3)))
+
+    return Net(forward, first=nn.Conv2d(3, 4, 3), second=nn.Conv2d(4, 4, 3, padding=1), linear=nn.Linear(4, 5))
+
+
+@pytest.mark.parametrize(
+    ("model", "shape"),
+    [
+        (CNN(), (1, 28, 28)),
+        (CNN((3, 2, 5)), (1, 28, 28)),
+        (mixed(), (3, 9, 11)),
+        (two_readers(), (3, 8, 10)),
+        (residual(), (3, 8, 10)),
+    ],
+    ids=["CNN", "other widths", "mixed", "two readers", "residual"],
+)
+def test_the_macs_of_one_filter_are_those_that_leave_with_it(model: nn.Module, shape: tuple[int, ...]) -> None:
+    images = torch.rand(3, *shape)
+    layers = [layer.name for layer in prunable_layers(model)]
+    shares = macs_per_filter(model, images)
+    assert list(shares) == layers != []
+    assert shares == by_pruning_one(model, images, layers)
+
+
+def test_the_macs_of_one_filter_add_up_by_hand() -> None:
+    own, read_by_conv, read_by_linear = 784 * 9, 784 * 9, 784 * 10
+    assert macs_per_filter(CNN(), torch.rand(1, 1, 28, 28)) == {
+        "network.0": (own * 1 + read_by_conv * 4) / 359_072,
+        "network.2": (own * 2 + read_by_conv * 8) / 359_072,
+        "network.4": (own * 4 + read_by_linear) / 359_072,
+    }
+
+
+@settings(PROPERTY, max_examples=30)
+@given(networks())
+def test_the_macs_of_one_filter_of_random_networks_are_those_that_leave_with_it(net: RandomNetwork) -> None:
+    images = net.split(1).images
+    layers = [layer for layer in prunable_layers(net) if layer.out_channels > 1]
+    shares = macs_per_filter(net, images)
+    expected = by_pruning_one(net, images, [layer.name for layer in layers])
+    assert {name: shares[name] for name in expected} == expected
+
+
+def test_the_macs_of_one_filter_of_mobilenet_are_those_that_leave_with_it() -> None:
+    """Depthwise convolutions and BatchNorm everywhere."""
+    model, images = torchvision.models.mobilenet_v2(num_classes=10), torch.rand(1, 3, 32, 32)
+    shares = macs_per_filter(model, images)
+    assert len(shares) >= 20
+    assert shares == by_pruning_one(model, images, list(shares))
+
+
+def test_the_only_filter_of_a_layer_takes_all_its_macs_along() -> None:
+    assert macs_per_filter(CNN((1, 1, 1)), torch.rand(1, 1, 28, 28))["network.4"] == pytest.approx(
+        784 * (9 + 10) / macs(CNN((1, 1, 1)), torch.rand(1, 1, 28, 28))
+    )
+
+
+def test_the_macs_of_one_filter_take_one_forward_pass_of_one_image() -> None:
+    batches: list[int] = []
+
+    class Watched(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            batches.append(len(x))
+            return super().forward(x)
+
+    Watched.__module__ = "torch.nn"  # a leaf for torch.fx, as nn.Conv2d is
+    macs_per_filter(nn.Sequential(Watched(1, 2, 3), nn.Flatten(), nn.Linear(72, 3)), torch.rand(5, 1, 8, 8))
+    assert batches == [1]
+
+
+def test_counting_the_macs_of_one_filter_leaves_the_model_as_it_was() -> None:
+    model, images = mixed().train(), torch.rand(4, 3, 9, 11)
+    model[1].eval()
+    model(images).sum().backward()
+    before = snapshot(model)
+    macs_per_filter(model, images)
+    assert_unchanged(model, before)
+
+
+def test_a_high_penalty_removes_the_filters_that_cost_most() -> None:
+    model, images = CNN(), torch.rand(1, 1, 28, 28)
+    shares = macs_per_filter(model, images)
+    scores = {layer.name: torch.ones(layer.out_channels) for layer in prunable_layers(model)}
+    ranks = rank(scores, macs_penalty=1000, macs=shares)
+    assert lowest(ranks, 3) == Plan({"network.2": (0, 1, 2)})
+    assert max(shares, key=lambda name: shares[name]) == "network.2"
 
 
 def test_file_bytes_is_the_size_of_the_saved_file(tmp_path: Path) -> None:

@@ -86,6 +86,60 @@ def test_rank_refuses_what_it_does_not_know() -> None:
         rank({"conv": torch.ones(2, 2)})
 
 
+def test_a_penalty_takes_the_share_of_the_macs_off_and_changes_the_order() -> None:
+    """ "FLOPs regularized pruning": normalized - lambda * share, by hand."""
+    ranks = rank(SCORES, macs_penalty=0.8, macs={"a": 0.1, "b": 0.5, "elsewhere": 0.9})
+    assert ranks["score"].tolist() == [3, 4, 0, 1, 2, 2]
+    by_hand = [0.6 - 0.4, 0.8 - 0.4, 0 - 0.08, 1 / 3 - 0.08, 2 / 3 - 0.08, 2 / 3 - 0.08]
+    assert ranks["normalized"].tolist() == pytest.approx(by_hand)
+    assert ranks["rank"].tolist() == [1, 3, 0, 2, 4, 5]
+    assert rank(SCORES)["rank"].tolist() == [2, 5, 0, 1, 3, 4]
+
+
+def test_without_normalization_the_penalty_is_taken_off_the_raw_scores() -> None:
+    ranks = rank(SCORES, normalize=None, macs_penalty=10, macs={"a": 0.1, "b": 0.5})
+    assert ranks["normalized"].tolist() == pytest.approx([-2, -1, -1, 0, 1, 1])
+
+
+def test_a_dead_layer_pays_too() -> None:
+    """Traps, row 8."""
+    ranks = rank({**SCORES, "dead": torch.zeros(2)}, macs_penalty=1, macs={"a": 0.0, "b": 0.0, "dead": 0.25})
+    assert ranks["normalized"].tolist()[-2:] == [-0.25, -0.25]
+
+
+@pytest.mark.parametrize("normalize", ["l2", None])
+@pytest.mark.parametrize("none", [0, 0.0, np.float32(0)])
+def test_no_penalty_changes_no_bit_and_asks_for_no_macs(normalize: str | None, none: float) -> None:
+    scores = {**SCORES, "minus": torch.tensor([-1.0, -0.0, 1e-30])}
+    ranks = rank(scores, normalize=normalize)
+    pd.testing.assert_frame_equal(rank(scores, normalize=normalize, macs_penalty=none), ranks, check_exact=True)
+    with_macs = rank(scores, normalize=normalize, macs_penalty=none, macs={"a": 0.5})
+    pd.testing.assert_frame_equal(with_macs, ranks, check_exact=True)
+
+
+@pytest.mark.parametrize(("wrong", "error"), [(-0.1, ValueError), (torch.nan, ValueError), (torch.inf, ValueError),
+                                              (True, TypeError), ("1e-3", TypeError), (None, TypeError)])  # fmt: skip
+def test_a_penalty_is_a_finite_number_from_zero_up(wrong: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match=f"macs_penalty must be a (finite )?number(, at least 0)?, not {wrong!r}"):
+        rank(SCORES, macs_penalty=wrong, macs={"a": 0.1, "b": 0.5})
+
+
+@pytest.mark.parametrize(
+    ("macs", "without"),
+    [
+        (None, "b, a"),
+        ({"a": 0.1}, "b"),
+        ({"a": 0.1, "b": torch.nan}, "b"),
+        ({"a": 14_112, "b": 0.1}, "a"),  # MACs themselves
+        ({"a": -0.1, "b": 0.1}, "a"),
+    ],
+)
+def test_a_penalty_without_the_share_of_every_layer_says_which_and_where_to_get_them(macs: Any, without: str) -> None:
+    message = rf"macs gives none for {without}\. Pass macs=metrics\.macs_per_filter\(model, images\)\."
+    with pytest.raises(ValueError, match=message):
+        rank(SCORES, macs_penalty=0.1, macs=macs)
+
+
 def test_ranking_changes_no_score() -> None:
     scores = copy.deepcopy(SCORES)
     rank(scores)
