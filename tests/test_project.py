@@ -22,12 +22,16 @@ ORDER = [
     "training",
     "plan",
     "nodes",
+    "channels",
     "structure",
     "gates",
     "criteria",
     "surgery",
     "models",
     "metrics",
+    "run",
+    "schedule",
+    "exhaustive",
     "plots",
 ]
 

@@ -1,0 +1,201 @@
+"""Where a run of the loop in :mod:`schedule` stands: its target, and its state between two steps, also on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from .data import Splits
+from .metrics import macs, parameters
+from .models import load_model, save_model, to_bytes
+from .plan import Plan
+from .structure import prunable_layers
+from .surgery import prune
+
+Filter: TypeAlias = tuple[str, int]
+"""The name of its layer, and its number."""
+
+_COLUMNS = {"filters": "removed", "parameters": "parameters", "macs": "macs"}  # of the history, by kind of size
+
+
+@dataclass(frozen=True, repr=False)
+class Target:
+    """Where :func:`compress` stops: at a size, at a loss of accuracy, or at a size within a loss of accuracy.
+
+    Args:
+        filters: so many have left.
+        parameters: at most so many remain.
+        macs: at most so many remain, for one image, as :func:`cnnprune_utils.metrics.macs` counts them.
+        points: at most so many percentage points of validation accuracy are lost against the unpruned model. Alone, it
+            asks for the smallest network that loses no more.
+
+    Raises:
+        ValueError: neither a size nor points, two sizes, or a number that is out of range.
+    """
+
+    filters: int | None = None
+    parameters: int | None = None
+    macs: int | None = None
+    points: float | None = None
+
+    def __post_init__(self) -> None:
+        sizes = [size for size in (self.filters, self.parameters, self.macs) if size is not None]
+        if len(sizes) > 1 or (not sizes and self.points is None):
+            raise ValueError(f"{self}: give one of filters, parameters and macs, or points, or one of them and points.")
+        if any(size < 0 for size in sizes) or not 0 <= (self.points or 0) <= 100:
+            raise ValueError(f"{self}: a size must be at least 0, and points must lie between 0 and 100.")
+
+    def __repr__(self) -> str:
+        return f"Target({', '.join(f'{name}={value}' for name, value in asdict(self).items() if value is not None)})"
+
+    @property
+    def size(self) -> str | None:
+        """Which size is asked for: ``"filters"``, ``"parameters"`` or ``"macs"``; None for points alone."""
+        return next((name for name in _COLUMNS if getattr(self, name) is not None), None)
+
+    def reached(self, row: Mapping[str, Any]) -> bool:
+        """Whether the network of this row of the history is small enough; never, if no size is asked for."""
+        if self.size is None:
+            return False
+        asked, has = getattr(self, self.size), row[_COLUMNS[self.size]]
+        return bool(has >= asked if self.size == "filters" else has <= asked)
+
+    def text(self, row: Mapping[str, Any]) -> str:
+        """What this row of the history has instead, such as ``parameters=23617``."""
+        return f"{self.size}={row[_COLUMNS[self.size or 'filters']]}"
+
+
+class Run:
+    """Where the loop stands between two steps, in memory and, with a folder, on disk."""
+
+    def __init__(self, model: nn.Module, target: Target, keep_at_least: int, image: Tensor) -> None:
+        self.model, self.target, self.keep_at_least, self.image = model, target, keep_at_least, image
+        self.layers = {layer.name: layer.out_channels for layer in prunable_layers(model)}
+        self.rows: list[dict[str, Any]] = []
+        self.order: list[Filter] = []  # who left, first to last, in the numbering of the unpruned model
+        self.networks: dict[int, nn.Module] = {}  # by step: the last one, and the closest
+        self.folder: Path | None = None
+        floor = Plan({name: tuple(range(keep_at_least, n)) for name, n in self.layers.items()})
+        smallest = self.sizes(prune(model, floor), floor.n_filters)
+        if target.size and not target.reached(smallest):
+            raise ValueError(
+                f"{target} is out of reach: with keep_at_least={keep_at_least} in each of {len(self.layers)} prunable "
+                f"layers, the closest is {target.text(smallest)}."
+            )
+
+    @property
+    def network(self) -> nn.Module:
+        return self.networks[len(self.rows) - 1]
+
+    @property
+    def free(self) -> int:
+        """How many filters the floors still let go."""
+        return sum(max(0, self.rows[-1][name] - self.keep_at_least) for name in self.layers)
+
+    @property
+    def closest(self) -> int:
+        """The last step within the accuracy limit, hence the smallest network that is; step 0 always is."""
+        limit = 100.0 if self.target.points is None else self.target.points
+        limit += 1e-9  # a loss of exactly the limit is within it, in floats too
+        return max(step for step, row in enumerate(self.rows) if self.points_lost(row) <= limit)
+
+    @property
+    def beyond(self) -> int:
+        """How many steps in a row were beyond the accuracy limit."""
+        return len(self.rows) - 1 - self.closest
+
+    def points_lost(self, row: Mapping[str, Any]) -> float:
+        return float(100 * (self.rows[0]["accuracy_after"] - row["accuracy_after"]))
+
+    def sizes(self, network: nn.Module, removed: int) -> dict[str, int]:
+        return {"removed": removed, "parameters": parameters(network), "macs": macs(network, self.image)}
+
+    def needed(self, leaving: list[Filter]) -> list[Filter]:
+        """As few of them as reach the target, from the first on; else all."""
+
+        def will_do(n: int) -> bool:
+            smaller = prune(self.network, self.plan(leaving[:n]))
+            return self.target.reached(self.sizes(smaller, len(self.order) + n))
+
+        return leaving[: 1 + bisect_left(range(1, len(leaving)), True, key=will_do)]
+
+    def kept(self) -> dict[str, list[int]]:
+        """The original numbers of the filters that each layer has left."""
+        gone = set(self.order)
+        return {name: [k for k in range(n) if (name, k) not in gone] for name, n in self.layers.items()}
+
+    def plan(self, filters: Sequence[Filter]) -> Plan:
+        return Plan({name: tuple(k for layer, k in filters if layer == name) for name in self.layers})
+
+    def original(self, step: int) -> Plan:
+        """Which filters had left after this step, in the numbering of the unpruned model."""
+        return self.plan(self.order[: self.rows[step]["removed"]])
+
+    def add(self, leaving: Sequence[Filter], network: nn.Module, measured: Sequence[float], started: float) -> None:
+        """One more step: these filters of the network before it left."""
+        kept, step = self.kept(), len(self.rows)
+        self.order += [(name, kept[name][k]) for name, k in leaving]
+        left = {name: len(filters) for name, filters in self.kept().items()}
+        sizes = self.sizes(network, len(self.order))
+        losses = zip(("loss_before", "accuracy_before", "loss_after", "accuracy_after"), measured, strict=True)
+        row = {"step": step, "removed": sizes.pop("removed"), **left, **sizes, **dict(losses)}
+        self.rows.append({**row, "seconds": time.perf_counter() - started})
+        self.networks[step] = network
+        self.networks = {i: self.networks[i] for i in sorted({self.closest, step})}
+        if self.folder is not None:
+            self.write(self.folder)
+
+    def write(self, folder: Path) -> None:
+        """First the network, then, in one move, the state that names it; what is not needed any more goes last."""
+        folder.mkdir(parents=True, exist_ok=True)
+        step = len(self.rows) - 1
+        save_model(self.network, folder / f"step_{step}.safetensors", plan=self.original(step))
+        state = {"settings": self.settings, "rows": self.rows, "order": self.order, "networks": list(self.networks)}
+        part = folder / ".compress.json.part"
+        part.write_text(json.dumps(state))
+        os.replace(part, folder / "compress.json")
+        needed = {f"step_{i}.safetensors" for i in self.networks}
+        for file in chain(folder.glob("step_*.safetensors"), folder.glob(".step_*.part")):
+            if file.name not in needed:
+                file.unlink()
+
+    def go_on_from(self, folder: Path, settings: dict[str, Any]) -> None:
+        """Keep the state in ``folder`` from now on, and stand where the state there says, if there is one."""
+        self.folder, self.settings = folder, settings
+        if not (folder / "compress.json").exists():
+            return
+        state = json.loads((folder / "compress.json").read_text())
+        before = state["settings"]
+        if changes := [f"{k} was {before.get(k)}, is {v}" for k, v in settings.items() if before.get(k) != v]:
+            raise ValueError(
+                f"{folder} holds another run: {'; '.join(changes)}. Call it as before to go on, or take another folder."
+            )
+        self.rows, self.order = state["rows"], [(name, k) for name, k in state["order"]]
+        for step in state["networks"]:
+            saved = load_model(folder / f"step_{step}.safetensors", base=self.model)
+            self.networks[step] = prune(self.model, self.original(step))  # which has the model's flags and its device
+            self.networks[step].load_state_dict(saved.state_dict())
+
+
+def fingerprint(model: nn.Module, splits: Splits, target: Target, criterion: Callable[..., Any]) -> dict[str, Any]:
+    """What the settings of a run say of these: the same in every process, if they are the same."""
+    flags = [parameter.requires_grad for parameter in model.parameters()]
+    of_model = hashlib.sha256(to_bytes(model, plan=Plan({})) + f"{model} {flags}".encode())
+    of_splits = hashlib.sha256()
+    for tensor in (splits.train.images, splits.train.labels, splits.validation.images, splits.validation.labels):
+        of_splits.update(tensor.detach().cpu().contiguous().view(torch.uint8).flatten().numpy().data)
+    name = re.sub(r" at 0x[0-9a-f]+", "", repr(criterion))
+    hashes = {"model": of_model.hexdigest(), "splits": of_splits.hexdigest()}
+    return {"target": asdict(target), "criterion": name, **hashes}
