@@ -31,6 +31,7 @@ ORDER = [
     "metrics",
     "run",
     "schedule",
+    "choice",
     "exhaustive",
     "plots",
 ]
