@@ -19,7 +19,7 @@ from cnnprune_utils.training import best_device, evaluate, fit, seed_everything
 
 CHECKPOINTS = Path(__file__).parent.parent / "data" / "checkpoints"
 TRAIN_EPOCHS = 6
-TUNE_EPOCHS = 6
+TUNE_EPOCHS = 5
 
 
 def train(splits: Splits, seed: int = 0) -> tuple[nn.Module, pd.DataFrame]:
