@@ -15,7 +15,7 @@ from torch import nn
 
 from .criteria import taylor
 from .data import Split
-from .gates import gated
+from .gates import closed, gated
 from .plan import Plan, Scores, lowest, rank
 from .surgery import prune
 from .training import Evaluation, evaluate
@@ -126,9 +126,6 @@ class _Search:
     def result(self, gone: _Filters) -> Evaluation:
         """Of the network with these gates closed."""
         if gone not in self.results:
-            for name, k in gone:
-                self.network.gates[name].values[k] = 0.0
-            self.results[gone] = evaluate(self.network, self.split, batch_size=self.batch_size)
-            for name, k in gone:
-                self.network.gates[name].values[k] = 1.0
+            with closed(self.network, gone):
+                self.results[gone] = evaluate(self.network, self.split, batch_size=self.batch_size)
         return self.results[gone]

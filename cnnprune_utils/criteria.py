@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .data import Split
-from .gates import Gate, GatedNetwork, Loss, check_losses, gate_gradients, gated
+from .gates import Gate, GatedNetwork, Loss, check_losses, closed, gate_gradients, gated
 from .plan import Scores
 from .structure import prunable_layers
 
@@ -218,9 +218,8 @@ def loss_changes(model: nn.Module, split: Split, loss: Loss = F.cross_entropy, b
     changes = {name: torch.zeros(len(gate.values), dtype=torch.float64) for name, gate in network.gates.items()}
     filters = [(name, k) for name, change in changes.items() for k in range(len(change))]
     for name, k in tqdm(filters, desc="closing gates", leave=False):
-        network.gates[name].values[k] = 0.0
-        changes[name][k] = _mean_loss(network, split, loss, batch_size) - unpruned
-        network.gates[name].values[k] = 1.0
+        with closed(network, [(name, k)]):
+            changes[name][k] = _mean_loss(network, split, loss, batch_size) - unpruned
     return changes
 
 

@@ -6,7 +6,8 @@ says, to first order, what closing the gate would cost: ``C(0) - C(1) ~ -dC/dg``
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -108,6 +109,19 @@ def mask(model: nn.Module, plan: Plan) -> GatedNetwork:
     for name, filters in closed.items():
         network.gates[name].values[list(filters)] = 0.0
     return network
+
+
+@contextmanager
+def closed(network: GatedNetwork, filters: Iterable[tuple[str, int]]) -> Iterator[None]:
+    """The gates of these filters, (layer, number) each, are closed inside, and open afterwards, also after an error."""
+    filters = list(filters)
+    try:
+        for name, k in filters:
+            network.gates[name].values[k] = 0.0
+        yield
+    finally:
+        for name, k in filters:
+            network.gates[name].values[k] = 1.0
 
 
 def gate_gradients(

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from .criteria import taylor
 from .data import Split, Splits
-from .gates import GatedNetwork, gated
+from .gates import GatedNetwork, closed, gated
 from .metrics import macs_per_filter
 from .plan import Plan, Scores, rank
 from .run import Filter, Run, Target, fingerprint
@@ -159,12 +159,8 @@ def _lowest(
 
 def _loss_without(network: GatedNetwork, split: Split, batch_size: int, filters: Sequence[Filter]) -> float:
     """The mean loss with the gates of ``filters`` closed, and all others open."""
-    for name, k in filters:
-        network.gates[name].values[k] = 0.0  # noqa: PD011 - a gate's, not a frame's
-    loss = evaluate(network, split, batch_size=batch_size).loss
-    for name, k in filters:
-        network.gates[name].values[k] = 1.0  # noqa: PD011
-    return loss
+    with closed(network, filters):
+        return evaluate(network, split, batch_size=batch_size).loss
 
 
 def _update(
