@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import TypeAlias
 
 import torch
@@ -53,18 +54,40 @@ def choose(
     Raises:
         ValueError: the floors leave fewer filters to remove, or a number is out of range.
     """
+    widths = {name: len(gate.values) for name, gate in gated(model).gates.items()}
+    equal = rank({name: torch.ones(n) for name, n in widths.items()})
+    lowest(equal, n_filters, keep_at_least=keep_at_least)  # raises where the floors leave fewer
+    plans = choices(
+        model, split, criterion=criterion, shortlist=shortlist, keep_at_least=keep_at_least, batch_size=batch_size
+    )
+    return next(islice(plans, n_filters, None))
+
+
+def choices(
+    model: nn.Module,
+    split: Split,
+    *,
+    criterion: Callable[..., Scores] = taylor,
+    shortlist: int = 4,
+    keep_at_least: int = 1,
+    batch_size: int = 256,
+) -> Iterator[Plan]:
+    """The plans of :func:`choose` for 0, 1, 2, ... filters, each found from the one before, as far as the floors allow.
+
+    Raises:
+        ValueError: a number is out of range.
+    """
     if min(shortlist, keep_at_least) < 1:
         raise ValueError(f"shortlist={shortlist} and keep_at_least={keep_at_least} must be at least 1.")
     search = _Search(model, split, criterion, shortlist, keep_at_least, batch_size)
-    equal = rank({name: torch.ones(n) for name, n in search.widths.items()})
-    lowest(equal, n_filters, keep_at_least=keep_at_least)  # raises where the floors leave fewer
     gone: _Filters = frozenset()
-    for _ in range(n_filters):
-        gone = min((gone | {proposed} for proposed in search.proposed(gone)), key=search.errors)
+    yield search.plan(gone)
+    while proposed := search.proposed(gone):
+        gone = min((gone | {filter_} for filter_ in proposed), key=search.errors)
         if shortlist > 1:
             for cost in (search.errors, search.loss):
                 gone = search.improve(gone, cost)
-    return search.plan(gone)
+        yield search.plan(gone)
 
 
 class _Search:

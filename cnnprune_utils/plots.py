@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
+from scipy.stats import t as student
 from torch import Tensor
 
 from .data import CLASS_NAMES, Split
@@ -233,6 +234,79 @@ def accuracy_against_removed(table: pd.DataFrame, *, title: str) -> Axes:
         axes.fill_between(runs.index, runs["min"], runs["max"], color=LAYER_COLORS[i], alpha=0.15, lw=0)
     axes.set(xlabel="filters removed", ylabel="validation accuracy (%)", title=title)
     axes.figure.legend(frameon=False, loc="outside lower center", ncols=3)
+    return axes
+
+
+def among_all(table: pd.DataFrame, ways: Mapping[str, pd.Series], *, title: str) -> Axes:
+    """The accuracy of every sub-network, a grey dot each, and of what some ways chose.
+
+    ``table`` has a row per sub-network and the columns ``removed``, ``accuracy``; a way is the accuracy by number of
+    filters removed. The dots of one number are spread sideways, so that they do not hide each other.
+    """
+    axes = _axes(4.5)
+    aside = np.random.default_rng(0).uniform(-0.3, 0.3, len(table))
+    axes.scatter(table["removed"] + aside, 100 * table["accuracy"], s=2, color=KEPT, lw=0, rasterized=True)
+    for i, (name, accuracy) in enumerate(ways.items()):
+        axes.plot(accuracy.index, 100 * accuracy, marker="osD^v"[i % 5], color=LAYER_COLORS[i], label=name)
+    axes.set(xlabel="filters removed", ylabel="validation accuracy (%)", title=title)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.figure.legend(frameon=False, loc="outside lower center", ncols=4)
+    return axes
+
+
+def lost_to_best(table: pd.DataFrame, *, title: str) -> Axes:
+    """Points of accuracy lost against the best choice; columns ``removed``, ``way``, ``lost`` (0 to 1).
+
+    Several rows: their mean, and a band from the least to the most.
+    """
+    axes = _axes(4)
+    for i, (name, group) in enumerate(table.groupby("way", sort=False)):
+        runs = 100 * group.groupby("removed")["lost"].agg(["mean", "min", "max"])
+        axes.plot(runs.index, runs["mean"], marker="osD^v"[i % 5], color=LAYER_COLORS[i], label=name)
+        axes.fill_between(runs.index, runs["min"], runs["max"], color=LAYER_COLORS[i], alpha=0.15, lw=0)
+    axes.set(xlabel="filters removed", ylabel="points lost against the best choice", title=title)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.figure.legend(frameon=False, loc="outside lower center", ncols=4)
+    return axes
+
+
+def correlation_dots(table: pd.DataFrame, *, title: str) -> list[Axes]:
+    """Each criterion's correlation with the truth, a panel a layer; columns ``layer``, ``criterion``, ``spearman``.
+
+    A hollow dot for each row of a criterion, and a full one with a bar for their mean and its 95 % interval (Student).
+    """
+    panels = list(table.groupby("layer", sort=False))
+    figure, row = plt.subplots(1, len(panels), figsize=(WIDTH, 3.4), sharey=True, squeeze=False, layout="constrained")
+    colors = dict(zip([layer for layer, _ in panels if layer != "all"], LAYER_COLORS, strict=False))
+    for axes, (layer, group) in zip(row[0], panels, strict=True):
+        color = colors.get(layer, "#000000")
+        for i, (_, runs) in enumerate(group.groupby("criterion", sort=False)["spearman"]):
+            axes.plot(runs, np.full(len(runs), i), "o", mfc="none", color=KEPT, ms=6)
+            mean, half = runs.mean(), student.ppf(0.975, len(runs) - 1) * runs.std() / np.sqrt(len(runs))
+            bar = [[min(half, mean + 1)], [min(half, 1 - mean)]]  # a correlation stays between -1 and 1
+            axes.errorbar(mean, i, xerr=bar, fmt="o", color=color, ms=5, capsize=3)
+        axes.axvline(0, color="black", lw=0.8)
+        axes.set(title=layer, xlim=(-1.1, 1.1), xticks=[-1, 0, 1])
+        axes.set_yticks(range(group["criterion"].nunique()), group["criterion"].unique())
+        _plain(axes)
+    row[0][0].invert_yaxis()
+    figure.supxlabel("Spearman correlation with the oracle")
+    figure.suptitle(title)
+    return list(row[0])
+
+
+def changes_against_removed(table: pd.DataFrame, *, title: str) -> Axes:
+    """Change in loss against filters removed (the index of ``table``): a line for each column, the last one thick."""
+    axes = _axes(3.5)
+    for i, (name, changes) in enumerate(table.items()):
+        last = i == len(table.columns) - 1
+        color = "black" if last else LAYER_COLORS[i]
+        axes.plot(
+            table.index, changes, marker="sD^o"[-1 if last else i % 3], lw=2 if last else 1.2, color=color, label=name
+        )
+    axes.set(xlabel="filters removed", ylabel="change in mean loss", title=title)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(frameon=False, loc="upper left")
     return axes
 
 
