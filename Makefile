@@ -4,6 +4,7 @@ VENV      ?= .venv
 PYTHON    ?= python3
 PIP_FLAGS ?=
 NOTEBOOKS ?=
+REPOSITORY ?=
 
 # The variables a person may set, with what they mean: shown by `make help`.
 define VARIABLES
@@ -11,9 +12,10 @@ define VARIABLES
   PYTHON=python3  the Python, 3.11 or newer, that creates it
   PIP_FLAGS=      more options for pip; README.md shows the one for PyTorch without CUDA
   NOTEBOOKS=      for make outputs: these notebooks only
+  REPOSITORY=     for make book and make html: the repository's address; with it, each chapter links to Binder
 endef
 
-export VENV PYTHON PIP_FLAGS VARIABLES
+export VENV PYTHON PIP_FLAGS REPOSITORY VARIABLES
 # The package of this checkout, also from an environment that another checkout shares.
 export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
 
@@ -21,7 +23,7 @@ export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
 RUN   := "$(VENV)/bin/python"
 READY := build/ready/$(firstword $(shell printf '%s' "$(VENV)" | cksum))
 
-.PHONY: help book test lab outputs checkpoints bench data clean FORCE
+.PHONY: help book html test lab outputs checkpoints bench data clean FORCE
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -30,8 +32,11 @@ help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo "$$VARIABLES"
 
-book: data  ## execute every chapter into build/book, as web pages
+book: data  ## execute every chapter, and build the web pages from the runs, into build/book
 	@$(RUN) site/build.py
+
+html: $(READY)  ## build the web pages from the outputs that the notebooks hold, into build/html
+	@$(RUN) site/pages.py
 
 test: data  ## format, lint, types, unit tests, and every notebook against its stored outputs
 	@$(RUN) -m ruff format --check .
