@@ -32,10 +32,10 @@ costs: metrics.parameters and metrics.macs of networks pruned to these widths
 pictures: the first two validation images of each class, as the classes come"""
 
 MEASURED = (
-    "Measured, not estimated: each of the 16,384 sub-networks of chapter 1's network (the committed baseline) on the 5,000 "
-    "validation images of Fashion-MNIST. Gates are closed, and nothing is trained after. Taylor: the score of chapter 2 on "
-    "the same images, divided by the norm of its layer. Close, open: what the loss would do. Percentile: the share of the "
-    "networks of this size, with a filter in every layer, that are no more accurate. MACs: multiply-accumulates per image."
+    "Measured, not estimated: each of the 16,384 sub-networks of chapter 1's network (the committed baseline) on the "
+    "5,000 validation images of Fashion-MNIST. Gates are closed, and nothing is trained after. Taylor: the score of "
+    "chapter 2 on the same images, divided by the norm of its layer. Percentile: the share of the networks of this "
+    "size, with a filter in every layer, that are no more accurate. MACs: multiply-accumulates per image."
 )
 
 

@@ -10,6 +10,7 @@ const BINS = 50; // of the histogram: 2 points each
 // ---------------------------------------------------------------------------------------------------- what is known
 
 async function unpacked(text) {
+  if (typeof DecompressionStream === "undefined") throw new Error("this browser cannot unpack the numbers; one of 2023 or later can");
   const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
   return new Response(stream).arrayBuffer();
@@ -61,7 +62,11 @@ async function readFacts(record) {
 const say = (filter) => `filter ${filter.k} of ${filter.name}`;
 const percent = (share, digits = 2) => `${(100 * share).toFixed(digits)} %`;
 const grouped = (number) => number.toLocaleString("en-US");
-const signed = (number) => `${number < 0 ? "−" : "+"}${Math.abs(number).toFixed(3)}`;
+const signed = (number) => {
+  const digits = Math.abs(number).toFixed(3);
+  return Number(digits) === 0 ? digits : `${number < 0 ? "−" : "+"}${digits}`;
+};
+const counted = (number, thing) => `${grouped(number)} ${thing}${number === 1 ? "" : "s"}`;
 const least = (filters, cost) => filters.reduce((best, f) => (cost(f) < cost(best) ? f : best));
 
 /** Who may make the next choice: name, how it chooses, and why. */
@@ -244,25 +249,27 @@ function build(root, facts, eyes, { start = 0, picture: first = 0, moved = () =>
   const switches = facts.filters.map((filter, i) => {
     const input = make("input", { type: "checkbox", role: "switch", onchange: () => flip(filter) });
     const canvas = make("canvas", { width: 28, height: 28, "aria-hidden": "true" });
-    const cost = make("span", { class: "gb-cost" });
+    const verb = make("span", {});
+    const change = make("span", {});
+    const cost = make("span", { class: "gb-cost" }, verb, " ", make("span", { class: "gb-hidden" }, "changes the loss by "), change);
     const bar = make("span", { class: "gb-score-bar", "aria-hidden": "true" });
     bar.style.width = percent(filter.normalized, 1).replace(" ", "");
     input.id = `${facts.id}-gate-${i}`;
     const about = make(
       "span",
       { class: "gb-about-filter", id: `${input.id}-about` },
-      make("span", {}, `Taylor ${filter.normalized.toFixed(3)}`),
+      make("span", {}, "Taylor ", make("span", {}, filter.normalized.toFixed(3))),
       make("span", { class: "gb-score" }, bar),
       cost
     );
     input.setAttribute("aria-label", `gate of ${say(filter)}`);
     input.setAttribute("aria-describedby", about.id);
-    const name = make("span", { class: "gb-name", "aria-hidden": "true" }, `filter ${filter.k}`);
+    const name = make("span", { class: "gb-name", "aria-hidden": "true" }, make("span", { class: "gb-word" }, "filter "), `${filter.k}`);
     const label = make("label", { class: "gb-filter" }, make("span", { class: "gb-top" }, input, name), canvas, about);
-    return { filter, input, canvas, cost, label };
+    return { filter, input, canvas, verb, change, label };
   });
   const layers = facts.layers.map((layer, l) => {
-    const legend = make("legend", {}, `${layer.name}, ${layer.filters} filters`);
+    const legend = make("legend", {}, `${layer.name}, ${counted(layer.filters, "filter")}`);
     const here = switches.filter((s) => s.filter.layer === l).map((s) => s.label);
     const fieldset = make("fieldset", { class: "gb-layer" }, legend, make("div", { class: "gb-filters" }, ...here));
     fieldset.style.setProperty("--gb-layer", COLORS[l % COLORS.length]);
@@ -308,7 +315,8 @@ function build(root, facts, eyes, { start = 0, picture: first = 0, moved = () =>
     closed = next;
     showNumbers();
     const result = `${percent(facts.accuracy(closed))} right, loss ${facts.loss(closed).toFixed(3)}`;
-    status.textContent = `${what} ${facts.removed(closed)} of ${facts.filters.length} gates closed: ${result}.`;
+    const empty = facts.emptied(closed) ? " A layer is empty: no picture passes, and all get the same answer." : "";
+    status.textContent = `${what} ${facts.removed(closed)} of ${facts.filters.length} gates closed: ${result}.${empty}`;
     moved(closed);
     eyes.look(closed, picture, showPicture);
   }
@@ -330,30 +338,32 @@ function build(root, facts, eyes, { start = 0, picture: first = 0, moved = () =>
     tiles.Parameters.set(costs ? grouped(costs[0]) : "–", costs ? share(costs[0], parameters) : "a layer is empty");
     tiles.MACs.set(costs ? grouped(costs[1]) : "–", costs ? share(costs[1], macs) : "a layer is empty");
     tiles.Percentile.set(
-      percentile === null ? "–" : percentile.toFixed(percentile > 99 && percentile < 100 ? 2 : 1),
-      percentile === null ? "a layer is empty" : `of ${grouped(rivals.length)} network${rivals.length > 1 ? "s" : ""} of its size`
+      percentile === null ? "–" : `${percentile.toFixed(percentile > 99 && percentile < 100 ? 2 : 1)} %`,
+      percentile === null ? "a layer is empty" : `of ${counted(rivals.length, "network")} of its size: no better`
     );
     tiles["Best of its size"].set(
       best === null ? "–" : percent(facts.accuracy(best)),
-      best === null ? "each has an empty layer" : `${n} filter${n === 1 ? "" : "s"} removed`
+      best === null ? "each has an empty layer" : `${counted(n, "filter")} removed`
     );
-    for (const { filter, input, cost, label } of switches) {
+    for (const { filter, input, verb, change, label } of switches) {
       const isClosed = Boolean(closed & filter.bit);
       input.checked = !isClosed;
       label.classList.toggle("gb-closed", isClosed);
-      const change = facts.loss(closed ^ filter.bit) - loss;
-      cost.textContent = `${isClosed ? "open" : "close"}: ${signed(change)}`;
+      verb.textContent = isClosed ? "open:" : "close:";
+      change.textContent = signed(facts.loss(closed ^ filter.bit) - loss);
     }
     undo.setAttribute("aria-disabled", String(!past.length));
     advice.forEach((b) => b.setAttribute("aria-disabled", String(!facts.canLeave(closed).length)));
     showBest.setAttribute("aria-disabled", String(best === null));
     spread.replaceChildren(histogram(facts, closed));
     const sorted = [...rivals].sort((a, b) => a - b);
-    spreadNote.textContent = sorted.length
-      ? `Networks with ${n} filter${n === 1 ? "" : "s"} removed and no empty layer: ${grouped(sorted.length)}, from ` +
-        `${percent(sorted[0], 1)} to ${percent(sorted[sorted.length - 1], 1)}; half of them reach ` +
-        `${percent(sorted[Math.floor(sorted.length / 2)], 1)}.`
-      : "Every network of this size has an empty layer.";
+    const [low, middle, high] = [0, Math.floor(sorted.length / 2), sorted.length - 1].map((i) => percent(sorted[i], 1));
+    spreadNote.textContent = !sorted.length
+      ? "Every network of this size has an empty layer."
+      : sorted.length === 1
+        ? "The whole network is the only one of its size."
+        : `${counted(sorted.length, "network")} with ${counted(n, "filter")} removed and no empty layer: from ${low} to ` +
+          `${high}, and half of them reach ${middle}.`;
   }
 
   function showPicture(view) {
@@ -394,7 +404,12 @@ function build(root, facts, eyes, { start = 0, picture: first = 0, moved = () =>
       "div",
       { class: "gb-main" },
       make("div", { class: "gb-picture" }, canvas, make("div", {}, caption, pager)),
-      make("div", { class: "gb-layers" }, ...layers)
+      make(
+        "div",
+        { class: "gb-layers" },
+        make("p", { class: "gb-small" }, "Below each feature map: the filter's Taylor score, and what the loss does if you flip its switch."),
+        ...layers
+      )
     ),
     make("div", { class: "gb-below" },
       make("div", {}, make("h3", {}, "Answers that changed"), changedNote, changedList),
@@ -415,9 +430,14 @@ const readRecord = async (record) => ({ ...(await readFacts(record)), id: `gate-
 /** On a web page: every element with data-gate-board becomes a board. page.py calls it. */
 async function start(record) {
   for (const root of document.querySelectorAll("[data-gate-board]")) {
-    const facts = await readRecord(record);
-    build(root, facts, await pageEyes(facts));
-    root.dataset.ready = "true";
+    try {
+      const facts = await readRecord(record);
+      build(root, facts, await pageEyes(facts));
+      root.dataset.ready = "true";
+    } catch (error) {
+      root.textContent = `The board did not start: ${error.message}.`;
+      throw error;
+    }
   }
 }
 

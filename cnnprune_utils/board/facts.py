@@ -1,7 +1,7 @@
 """What a gate board knows of a network: every sub-network's accuracy and loss, the scores, and what filters cost.
 
-A set of closed gates is one number here, the *closed* number: bit i is set where filter i is closed, the filters counted
-through all layers in their order. 0 is the whole network.
+A set of closed gates is one number here, the *closed* number: bit i is set where filter i is closed, the filters
+counted through all layers in their order. 0 is the whole network.
 """
 
 from __future__ import annotations
@@ -78,9 +78,8 @@ class Facts:
 
     def plan(self, closed: int) -> Plan:
         """The plan of a closed number."""
-        return Plan(
-            {name: [k for k in range(n) if closed >> self._first(name) + k & 1] for name, n in self.layers.items()}
-        )
+        filters = {name: [closed >> self._first(name) + k & 1 for k in range(n)] for name, n in self.layers.items()}
+        return Plan({name: tuple(k for k, bit in enumerate(bits) if bit) for name, bits in filters.items()})
 
     def _first(self, layer: str) -> int:
         names = list(self.layers)

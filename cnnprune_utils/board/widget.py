@@ -43,8 +43,8 @@ class Board(anywidget.AnyWidget):
         self._before = self._pictures.answers(0)
         measured = (
             f"Measured on {len(split):,} images with the network given to the board; gates are closed, and nothing is "
-            f"trained after. Feature maps and changed answers: {len(self._pictures):,} of these images. Percentile: the "
-            "share of the networks of this size, with a filter in every layer, that are no more accurate."
+            f"trained after. Feature maps and changed answers: {len(self._pictures):,} of these images. Percentile: "
+            "the share of the networks of this size, with a filter in every layer, that are no more accurate."
         )
         super().__init__(
             facts=self.known.to_json(classes=list(class_names), measured=measured),
