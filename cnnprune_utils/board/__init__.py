@@ -31,7 +31,7 @@ class NoBoard:
 
 
 def board(
-    model: nn.Module, split: Split, *, class_names: Sequence[str] = CLASS_NAMES, n_pictures: int = 500
+    model: nn.Module, split: Split, *, class_names: Sequence[str] = CLASS_NAMES, n_pictures: int = 200
 ) -> Board | NoBoard:
     """A board with one gate per filter of ``model``, for a notebook. Its ``plan`` holds the closed gates.
 

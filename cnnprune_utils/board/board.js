@@ -399,7 +399,6 @@ function build(root, facts, eyes, { start = 0, picture: first = 0, moved = () =>
   root.append(
     make("dl", { class: "gb-tiles" }, ...Object.values(tiles).map((t) => t.element)),
     make("div", { class: "gb-buttons", role: "group", "aria-label": "the next choice" }, ...advice, showBest, undo, openAll),
-    status,
     make(
       "div",
       { class: "gb-main" },
@@ -411,6 +410,7 @@ function build(root, facts, eyes, { start = 0, picture: first = 0, moved = () =>
         ...layers
       )
     ),
+    status,
     make("div", { class: "gb-below" },
       make("div", {}, make("h3", {}, "Answers that changed"), changedNote, changedList),
       make("div", {}, make("h3", {}, "Among all of its size"), spread, axis(), key, spreadNote)),

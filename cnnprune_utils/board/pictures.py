@@ -63,7 +63,7 @@ class Pictures:
         if front not in self._kept:
             for name, values in open_.items():
                 self._features.gates[name].values = values
-            features = torch.cat([self._features(images) for images, _ in self._split.batches(500)])
+            features = torch.cat([self._features(images) for images, _ in self._split.batches(250)])
             self._kept[front] = _terms(features, self._linear, len(end))
         terms = self._kept[front]
         kept = torch.cat([end.new_ones(1), end])
