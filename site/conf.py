@@ -29,6 +29,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
     "accessible",
+    "docstrings",
     "folded",
     "mathml",
 ]
@@ -47,11 +48,13 @@ myst_heading_anchors = 3
 html_math_renderer = "mathml"
 
 autodoc_member_order = "bysource"
-autodoc_typehints = "description"
-autodoc_typehints_description_target = "documented"
+autodoc_typehints = "signature"
+toc_object_entries_show_parents = "hide"
 autodoc_preserve_defaults = True
+autodoc_inherit_docstrings = False  # what torch says of a method that we replace is not about ours
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
+napoleon_use_ivar = True
 
 copybutton_selector = "div.highlight:not(.no-copy) pre"
 copybutton_exclude = ".linenos, .gp, .go"
@@ -60,12 +63,15 @@ templates_path = [str(HERE / "_templates")]
 html_theme = "sphinx_book_theme"
 html_title = project
 html_static_path = [str(HERE / "_static")]
+html_favicon = str(HERE / "_static" / "gate.svg")
 html_css_files = ["book.css"]
 html_js_files = ["book.js"]
 html_copy_source = True
 html_show_sourcelink = False
 html_last_updated_fmt = None
+html_context = {"default_mode": "auto"}  # light or dark as the reader's system says, until the button is pressed
 html_theme_options = {
+    "navbar_persistent": [],
     "show_navbar_depth": 1,
     "show_toc_level": 2,
     "use_download_button": True,
@@ -73,7 +79,6 @@ html_theme_options = {
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",
     "home_page_in_toc": False,
-    "extra_footer": "",
     "search_bar_text": "Search the book",
 }
 if REPOSITORY:

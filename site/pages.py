@@ -24,11 +24,11 @@ from nbformat import NotebookNode
 
 SITE = ROOT / "site"
 TOOLS = ("sphinx", "myst-nb", "sphinx-book-theme", "pydata-sphinx-theme", "latex2mathml")
-MODULE = """# {module}
+MODULE = """{module}
+{line}
 
-```{{automodule}} cnnprune_utils.{module}
-:members:
-```
+.. automodule:: cnnprune_utils.{module}
+   :members:
 """
 FAILED = """# {title}
 
@@ -86,7 +86,7 @@ def gather(chapters: Mapping[str, Path], source: Path, failed: Mapping[str, str]
     for notebook in NOTEBOOKS.glob("solutions/*.ipynb"):
         shutil.copy(notebook, source / "solutions" / notebook.name)
     for module in modules():
-        write(source / "api" / f"{module}.md", MODULE.format(module=module))
+        write(source / "api" / f"{module}.rst", MODULE.format(module=module, line="=" * len(module)))
     for picture in ROOT.glob("data/*.png"):
         shutil.copy(picture, source / picture.name)
 

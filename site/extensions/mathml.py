@@ -8,6 +8,7 @@ warning, and the book is built with warnings as errors.
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from xml.etree.ElementTree import Element
 
 from docutils import nodes
 from latex2mathml.converter import convert
+from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util import logging
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ logger = logging.getLogger(__name__)
 NAMESPACE = "http://www.w3.org/1998/Math/MathML"
 CAPITAL_GREEK = re.compile("[\u0391-\u03a9]")
 OPENING = set("=≈<>≤≥∈←→([{|+−×/,")  # a minus sign after one of these belongs to the number behind it
+IN_TABLE = re.compile(r"\$([^$\n]+)\$")
 LIMITS = {"msub": "munder", "msup": "mover", "msubsup": "munderover"}
 
 
@@ -111,6 +114,10 @@ def _translated(node: nodes.Element, *, block: bool) -> str:
         return f"<code>{nodes.unescape(node.astext())}</code>"
 
 
+def _in_table(found: re.Match[str]) -> str:
+    return mathml(html.unescape(found[1]))
+
+
 def visit_inline(self: HTML5Translator, node: nodes.math) -> None:
     self.body.append(f'<span class="math notranslate">{_translated(node, block=False)}</span>')
     raise nodes.SkipNode
@@ -122,6 +129,20 @@ def visit_block(self: HTML5Translator, node: nodes.math_block) -> None:
     raise nodes.SkipNode
 
 
+class FormulasInTables(SphinxPostTransform):
+    """Translate the formulas in a table that a cell has put out, too: a notebook shows them typeset."""
+
+    default_priority = 900
+
+    def run(self, **kwargs: Any) -> None:
+        for node in self.document.findall(nodes.raw):
+            table = node.astext()
+            if node["format"] == "html" and 'class="dataframe"' in table and "$" in table:
+                text = re.sub(r"(?<=>)[^<]+", lambda between: IN_TABLE.sub(_in_table, between[0]), table)
+                node.children = [nodes.Text(text)]
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
+    app.add_post_transform(FormulasInTables)
     app.add_html_math_renderer("mathml", (visit_inline, None), (visit_block, None))
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,361 @@
+"""The book's pages in a real browser: they load, read, search, switch to dark, and leave nobody out.
+
+Every page is visited once, by `visits`, which keeps what it saw; each test then holds one rule over all pages. Pictures
+of every page are in build/screenshots afterwards. Without a Chromium the tests are skipped, and on CI they fail.
+"""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SITE = ROOT / "build" / "html"
+SCREENSHOTS = ROOT / "build" / "screenshots"
+CHAPTERS = sorted(path.stem for path in (ROOT / "notebooks").glob("0*.ipynb"))
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
+
+WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 390, "height": 844}  # a desk, a phone
+FIRST_PAINT = 1500  # milliseconds
+OWN, WHOLE = 1_000_000, 4_000_000  # bytes: a page's text and pictures; the same with theme and mathematics
+
+# What a page is, read off its document.
+LOOK = """() => {
+  const entries = [...performance.getEntriesByType('navigation'), ...performance.getEntriesByType('resource')];
+  const size = e => [new URL(e.name).pathname, e.decodedBodySize];
+  const article = document.querySelector('article') || document.body;
+  const walker = document.createTreeWalker(article, NodeFilter.SHOW_TEXT);
+  let prose = '';
+  while (walker.nextNode()) if (!walker.currentNode.parentElement.closest('pre, code, script, style, math'))
+    prose += walker.currentNode.data + ' ';
+  const link = s => document.querySelector(s)?.getAttribute('href') ?? null;
+  return {
+    title: document.title,
+    paint: performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? null,
+    sizes: entries.map(size),
+    figures: [...article.querySelectorAll('img')].map(
+      i => [i.getAttribute('src'), i.getAttribute('alt'), i.naturalWidth]),
+    formulas: [...article.querySelectorAll('math')].map(m => {
+      const box = m.getBoundingClientRect();
+      return [m.getAttribute('alttext'), box.width, box.height, !!m.closest('details:not([open])')];
+    }),
+    prose: prose,
+    next: link('a.right-next'),
+    previous: link('a.left-prev'),
+  };
+}"""
+# What sticks out to the right of the page, as long as it is not inside of something that scrolls by itself.
+WIDER = """() => {
+  const width = document.documentElement.clientWidth;
+  const scrolls = e => { for (; e && e !== document.body; e = e.parentElement)
+    if (['auto', 'scroll', 'hidden', 'clip'].includes(getComputedStyle(e).overflowX)) return true; return false; };
+  const wide = [...document.querySelectorAll('body *')].filter(e => {
+    const box = e.getBoundingClientRect();
+    return box.width && box.height && box.right > width + 1 && box.left < width && !scrolls(e);
+  }).map(e => e.tagName + '.' + e.className + ' ' + Math.round(e.getBoundingClientRect().right));
+  return document.documentElement.scrollWidth > width ? ['the page', ...wide] : wide;
+}"""
+
+
+@dataclass
+class Visit:
+    """What was seen on one page."""
+
+    look: dict[str, Any] = field(default_factory=dict)
+    console: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    foreign: list[str] = field(default_factory=list)
+    wider: list[str] = field(default_factory=list)
+    violations: dict[str, list[str]] = field(default_factory=dict)
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    """A static host that says nothing."""
+
+    def log_message(self, format: str, *arguments: Any) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def site() -> Path:
+    """The folder of pages, built from the outputs that the notebooks hold."""
+    run = subprocess.run([sys.executable, "site/pages.py"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    return SITE
+
+
+@pytest.fixture(scope="module")
+def address(site: Path) -> Iterator[str]:
+    """Where the pages are served, as any static host would."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(site))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if CHROMIUM is None:
+        reason = f"there is no Chromium here (looked for {', '.join(NAMES)}): apt-get install chromium"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    from playwright.sync_api import sync_playwright
+
+    # Chromium refuses its sandbox to the administrator, who is who runs a container; these pages are our own
+    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        yield chromium
+        chromium.close()
+
+
+def pages(site: Path) -> list[str]:
+    """Every page of the site, by its path, without the ending."""
+    found = (path.relative_to(site).with_suffix("").as_posix() for path in site.rglob("*.html"))
+    return sorted(name for name in found if not name.startswith("_"))
+
+
+def watched(page: Any, origin: str) -> Visit:
+    """A record that fills with what goes wrong on a page."""
+    visit = Visit()
+    page.on("console", lambda message: message.type in ("error", "warning") and visit.console.append(message.text))
+    page.on("pageerror", lambda error: visit.console.append(str(error)))
+    page.on("requestfailed", lambda request: visit.failed.append(request.url))
+    page.on("response", lambda answer: answer.status >= 400 and visit.failed.append(f"{answer.status} {answer.url}"))
+
+    def judge(request: Any) -> None:
+        if not request.url.startswith((origin, "data:", "blob:")):
+            visit.foreign.append(request.url)
+
+    page.on("request", judge)
+    return visit
+
+
+def violations(page: Any) -> list[str]:
+    """What axe calls serious or critical: the rule, and the first places."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    options = {
+        "resultTypes": ["violations"],
+        "preload": False,
+    }  # it would look for imported style sheets at wrong places
+    found = Axe().run(page, options=options).response["violations"]
+    grave = [rule for rule in found if rule["impact"] in ("serious", "critical")]
+    return [f"{rule['id']}: {[node['html'][:160] for node in rule['nodes'][:3]]}" for rule in grave]
+
+
+def first_paint(browser: Any, url: str) -> float:
+    """Milliseconds until a browser that has never been here shows something."""
+    page = browser.new_page(viewport=WIDE)
+    page.goto(url)
+    page.wait_for_function("performance.getEntriesByName('first-contentful-paint').length")
+    milliseconds = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
+    page.close()
+    return float(milliseconds)
+
+
+def inspect(browser: Any, address: str, name: str) -> Visit:
+    """Visit one page, as a first-time reader: at a desk in the light, then in the dark, then on a phone."""
+    context = browser.new_context(viewport=WIDE, color_scheme="light", reduced_motion="reduce")
+    page = context.new_page()
+    visit = watched(page, address)
+    page.goto(f"{address}/{name}.html", wait_until="load")
+    page.wait_for_function("performance.getEntriesByName('first-contentful-paint').length")
+    visit.look = page.evaluate(LOOK)
+    picture = SCREENSHOTS / name.replace("/", "-")
+    page.screenshot(path=f"{picture}-light.png", full_page=True)
+    visit.violations["light"] = violations(page)
+    page.emulate_media(color_scheme="dark")
+    page.wait_for_function("document.documentElement.dataset.theme === 'dark'")
+    visit.violations["dark"] = violations(page)
+    page.set_viewport_size(NARROW)
+    visit.wider = page.evaluate(WIDER)
+    page.screenshot(path=f"{picture}-dark-narrow.png", full_page=True)
+    context.close()
+    return visit
+
+
+@pytest.fixture(scope="module")
+def visits(browser: Any, address: str, site: Path) -> dict[str, Visit]:
+    shutil.rmtree(SCREENSHOTS, ignore_errors=True)
+    SCREENSHOTS.mkdir(parents=True)
+    return {name: inspect(browser, address, name) for name in pages(site)}
+
+
+def where(visits: dict[str, Visit], what: str) -> dict[str, Any]:
+    """The pages on which something was seen that should not be there."""
+    return {name: seen for name, visit in visits.items() if (seen := getattr(visit, what))}
+
+
+def test_every_page_loads_with_no_error_in_the_console(visits: dict[str, Visit]) -> None:
+    assert {*CHAPTERS, "index", "board", "glossary", "references", "search", "api/index"} <= visits.keys()
+    assert where(visits, "console") == {}
+
+
+def test_no_request_fails(visits: dict[str, Visit]) -> None:
+    assert where(visits, "failed") == {}
+
+
+def test_no_request_leaves_the_site(visits: dict[str, Visit]) -> None:
+    assert where(visits, "foreign") == {}
+
+
+def test_every_formula_is_laid_out_and_none_is_left_raw(visits: dict[str, Visit]) -> None:
+    raw = re.compile(r"\$[^$\n]{1,80}\$|\\\(|\\\[|\\(?:frac|sum|partial|text)\b")
+    for name, visit in visits.items():
+        assert not raw.search(visit.look["prose"]), f"{name}: {raw.search(visit.look['prose'])}"
+        for tex, width, height, hidden in visit.look["formulas"]:
+            assert tex
+            assert hidden or (width > 2 and height > 5), f"{name}: {tex} takes no room"
+    chapter = nbformat.read(ROOT / "notebooks" / "02_taylor_criterion.ipynb", as_version=4)
+    written = sum(len(re.findall(r"\$\$.+?\$\$|\$[^$]+\$", c.source)) for c in chapter.cells if c.cell_type != "code")
+    assert len(visits["02_taylor_criterion"].look["formulas"]) == written > 20
+
+
+def test_every_figure_is_there_and_says_what_it_shows(visits: dict[str, Visit]) -> None:
+    for name, visit in visits.items():
+        for source, alt, width in visit.look["figures"]:
+            assert width > 0, f"{name}: {source} is not there"
+            assert alt is not None, f"{name}: {source} has no alt text"
+            assert len(alt) >= 60, f"{name}: {source} is described as {alt!r}"
+    assert all(visits[name].look["figures"] for name in CHAPTERS)
+
+
+def test_nothing_is_wider_than_a_phone(visits: dict[str, Visit]) -> None:
+    assert where(visits, "wider") == {}
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_nothing_serious(visits: dict[str, Visit], theme: str) -> None:
+    assert {name: found for name, visit in visits.items() if (found := visit.violations[theme])} == {}
+
+
+def test_a_page_is_light(visits: dict[str, Visit]) -> None:
+    for name, visit in visits.items():
+        sizes = dict(visit.look["sizes"])
+        own = sum(size for path, size in sizes.items() if "/_static/" not in path)
+        assert own < OWN, f"{name} has {own:,} bytes of its own"
+        assert sum(sizes.values()) < WHOLE, f"{name} has {sum(sizes.values()):,} bytes with its theme"
+
+
+def test_a_page_is_painted_soon(visits: dict[str, Visit], browser: Any, address: str) -> None:
+    for name, visit in visits.items():
+        paint = visit.look["paint"]
+        for _ in range(3):  # a busy machine is no fault of the page
+            if paint > FIRST_PAINT:
+                paint = min(paint, first_paint(browser, f"{address}/{name}.html"))
+        assert paint <= FIRST_PAINT, f"{name} is first painted after {paint:.0f} ms"
+
+
+def test_previous_and_next_walk_through_the_whole_book(visits: dict[str, Visit]) -> None:
+    def target(name: str, link: str | None) -> str | None:
+        return link and os.path.normpath(Path(name).parent / link.removesuffix(".html"))
+
+    walk: list[str] = []
+    name: str | None = "index"
+    while name:
+        assert name not in walk, f"{name} comes twice"
+        if walk:
+            assert target(name, visits[name].look["previous"]) == walk[-1]
+        walk.append(name)
+        name = target(name, visits[name].look["next"])
+    assert walk[: len(CHAPTERS) + 1] == ["index", *CHAPTERS]
+    assert visits.keys() - set(walk) == {"search", "genindex", "py-modindex"}
+
+
+@pytest.fixture
+def page(browser: Any, address: str) -> Iterator[Any]:
+    """An empty page of its own for one test; an error in its console fails the test."""
+    context = browser.new_context(
+        viewport=WIDE, color_scheme="light", permissions=["clipboard-read", "clipboard-write"]
+    )
+    opened = context.new_page()
+    visit = watched(opened, address)
+    yield opened
+    context.close()
+    assert (visit.console, visit.failed, visit.foreign) == ([], [], [])
+
+
+def test_search_finds_taylor(page: Any, address: str) -> None:
+    page.goto(f"{address}/index.html")
+    page.keyboard.press("Control+k")
+    page.keyboard.type("Taylor")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/search.html?q=Taylor*")
+    page.wait_for_selector("#search-results li a")
+    page.wait_for_function("document.querySelector('#search-results p.search-summary')?.innerText.includes('found')")
+    found = page.eval_on_selector_all("#search-results li a", "links => links.map(link => link.getAttribute('href'))")
+    assert any(link.startswith("02_taylor_criterion.html") for link in found)
+    assert any(link.startswith("glossary.html") for link in found)
+
+
+def test_dark_mode_is_dark_stays_and_leaves_the_figures_readable(page: Any, address: str) -> None:
+    brightness = """selector => {
+      const color = getComputedStyle(document.querySelector(selector)).backgroundColor;
+      const [r, g, b, a] = color.match(/[\\d.]+/g).map(Number);
+      return a === 0 ? null : (r + g + b) / 3;
+    }"""
+    page.goto(f"{address}/04_prune.html")
+    assert page.evaluate(brightness, "body") > 240
+    for _ in range(3):  # the button goes round: as the system says, light, dark
+        if page.evaluate("document.documentElement.dataset.mode") != "dark":
+            page.locator("button.theme-switch-button:visible").first.click()
+    assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+    assert page.evaluate(brightness, "body") < 40
+    assert page.evaluate(brightness, "article img") > 240
+    assert page.evaluate("getComputedStyle(document.querySelector('article img')).filter") == "none"
+    page.locator("a.right-next").click()
+    page.wait_for_url("**/05_fine_tune.html")
+    assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+
+
+def test_the_copy_button_copies_a_cell(page: Any, address: str) -> None:
+    page.goto(f"{address}/04_prune.html")
+    cell = page.locator("div.cell_input").first
+    cell.hover()
+    cell.locator("button.copybtn").click()
+    chapter = nbformat.read(ROOT / "notebooks" / "04_prune.ipynb", as_version=4)
+    first = next(cell.source for cell in chapter.cells if cell.cell_type == "code")
+    assert page.evaluate("navigator.clipboard.readText()").strip() == first.strip()
+
+
+def test_an_answer_is_folded_until_it_is_opened(page: Any, address: str) -> None:
+    page.goto(f"{address}/04_prune.html")
+    page.locator("article a[href='solutions/04_prune.html']").first.click()
+    page.wait_for_url("**/solutions/04_prune.html")
+    answers = page.locator("details.answer")
+    assert answers.count() == 3
+    exercise, inside = page.locator("#exercise-1 em").first, answers.first.locator("div.cell").first
+    assert exercise.is_visible()
+    assert not inside.is_visible()
+    answers.first.locator("summary").click()
+    assert inside.is_visible()
+
+
+def test_the_pages_work_from_the_disk(browser: Any, site: Path) -> None:
+    for name in (*CHAPTERS, "index", "board", "glossary", "search"):
+        page = browser.new_page(viewport=WIDE)
+        visit = watched(page, site.as_uri())
+        page.goto((site / f"{name}.html").as_uri() + ("?q=Taylor" if name == "search" else ""))
+        if name == "search":
+            page.wait_for_selector("#search-results li a[href*='02_taylor_criterion.html']")
+            page.wait_for_function(
+                "document.querySelector('#search-results .search-summary').innerText.includes('found')"
+            )
+        page.close()
+        assert (visit.console, visit.failed, visit.foreign) == ([], [], []), name
