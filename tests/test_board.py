@@ -599,6 +599,76 @@ def test_light_and_dark_follow_the_theme_then_the_system_and_axe_finds_nothing_s
     assert [(v["id"], v["nodes"][0]["html"]) for v in found if v["impact"] in ("serious", "critical")] == []
 
 
+# A stand-in for the model that JupyterLab gives a widget: it asks Python, as over a kernel's connection.
+MODEL = """async (state) => {
+    const bytes = (record) => Object.assign(record, { bytes: new DataView(new Uint8Array(record.bytes).buffer) });
+    const listeners = {};
+    const tell = (name) => (listeners[name] ?? []).forEach((listener) => listener());
+    const answer = async () => {
+        const view = await look(state.closed, state.picture);
+        [view, ...view.changed.shown].forEach((seen) => bytes(seen.image));
+        view.maps.forEach(bytes);
+        state.view = view;
+    };
+    await answer();
+    const model = {
+        get: (name) => state[name],
+        set: (values) => Object.assign(state, values),
+        save_changes: () => answer().then(() => tell("change:view")),
+        on: (name, listener) => (listeners[name] ??= []).push(listener),
+        off: (name, listener) => (listeners[name] = listeners[name].filter((other) => other !== listener)),
+    };
+    window.fromPython = (closed) => { state.closed = closed; tell("change:closed"); };
+    window.listening = () => Object.values(listeners).flat().length;
+    const { default: widget } = await import("/board.js");
+    window.leave = await widget.render({ model, el: document.querySelector("main") });
+}"""
+
+
+def test_the_widgets_module_shows_what_python_answers_and_follows_a_plan_set_there(
+    browser: Any, open_widget: Any, baseline: nn.Module, splits: Splits
+) -> None:
+    def look(closed: int, picture: int) -> Any:
+        open_widget.closed, open_widget.picture = closed, picture
+        return json.loads(json.dumps(open_widget.view, default=list))  # bytes as lists of numbers
+
+    files = {
+        "board.js": ("text/javascript", open_widget._esm),
+        "": ("text/html", f"<style>{open_widget._css}</style><main>"),
+    }
+    tab = browser.new_page()
+    problems: list[str] = []
+    tab.on("pageerror", lambda error: problems.append(str(error)))
+    tab.expose_function("look", look)
+
+    def serve(route: Any) -> None:
+        kind, body = files[route.request.url.removeprefix("http://board.test/")]
+        route.fulfill(content_type=kind, body=body)
+
+    tab.route("**", serve)  # nothing goes over a network
+    tab.goto("http://board.test/")
+    tab.evaluate(MODEL, {"facts": open_widget.facts, "n_pictures": open_widget.n_pictures, "closed": 0, "picture": 0})
+    assert numbers(tab)["Accuracy"] == "89.60 %"
+    close(tab, Plan({"network.4": (0, 7)}))
+    tab.get_by_role("button", name="Next picture").click()
+    tab.wait_for_function("document.querySelector('.gb-caption').innerText.includes('Picture 2 of 200')")
+    assert open_widget.plan == Plan({"network.4": (0, 7)})
+    assert numbers(tab) == expected(open_widget.plan, baseline, splits)
+    changed = open_widget.view["changed"]
+    assert tab.locator(".gb-changed button").count() == len(changed["shown"])
+    assert f"{changed['n']} of 200 answers differ" in tab.locator(".gb-below").inner_text()
+    drawn = tab.evaluate("[...document.querySelector('.gb-image').getContext('2d').getImageData(0, 0, 28, 28).data]")
+    assert drawn[::4] == list(open_widget.view["image"]["bytes"])
+
+    tab.evaluate(f"fromPython({shipped().number(CHAPTER_4)})")
+    assert plan_of(tab) == CHAPTER_4
+    assert "Set from Python" in tab.get_by_role("status").inner_text()
+    tab.evaluate("leave()")
+    assert tab.evaluate("listening()") == 0
+    tab.close()
+    assert problems == []
+
+
 def test_the_page_says_what_is_measured_and_on_what(open_page: Open) -> None:
     text = open_page().locator(".gb-measured").inner_text()
     assert "5,000 validation images" in text

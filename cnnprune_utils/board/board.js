@@ -197,9 +197,9 @@ function draw(canvas, { height, width, bytes }) {
 
 /** A number with a name and a line below it; returns the element and how to set both. */
 function tile(name) {
-  const value = make("dd", { class: "gb-value" });
-  const note = make("dd", { class: "gb-note" });
-  const element = make("div", { class: "gb-tile", "data-name": name }, make("dt", {}, name), value, note);
+  const value = make("div", { class: "gb-value" });
+  const note = make("div", { class: "gb-note" });
+  const element = make("div", { class: "gb-tile", "data-name": name }, make("div", { class: "gb-note" }, name), value, note);
   const set = (text, below) => {
     value.textContent = text;
     note.textContent = below;
@@ -397,7 +397,7 @@ function build(root, facts, eyes, { start = 0, picture: first = 0, moved = () =>
     make("span", { class: "gb-key-best" }), "the best of its size"
   );
   root.append(
-    make("dl", { class: "gb-tiles" }, ...Object.values(tiles).map((t) => t.element)),
+    make("div", { class: "gb-tiles" }, ...Object.values(tiles).map((t) => t.element)),
     make("div", { class: "gb-buttons", role: "group", "aria-label": "the next choice" }, ...advice, showBest, undo, openAll),
     make(
       "div",
