@@ -31,6 +31,7 @@ extensions = [
     "accessible",
     "docstrings",
     "folded",
+    "gate_board",
     "mathml",
 ]
 exclude_patterns = ["_*"]

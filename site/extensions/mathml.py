@@ -30,6 +30,7 @@ NAMESPACE = "http://www.w3.org/1998/Math/MathML"
 CAPITAL_GREEK = re.compile("[\u0391-\u03a9]")
 OPENING = set("=≈<>≤≥∈←→([{|+−×/,")  # a minus sign after one of these belongs to the number behind it
 IN_TABLE = re.compile(r"\$([^$\n]+)\$")
+PARTS = {"mfrac": 2, "mroot": 2, "msub": 2, "msup": 2, "munder": 2, "mover": 2, "msubsup": 3, "munderover": 3}
 LIMITS = {"msub": "munder", "msup": "mover", "msubsup": "munderover"}
 
 
@@ -100,6 +101,8 @@ def mathml(formula: str, *, block: bool = False) -> str:
             element.tag = LIMITS[element.tag]
         if unknown := re.search(r"\\\w*|[$&#]", element.text or ""):
             raise FormulaError(f"{unknown.group()} is not known")
+        if len(element) != PARTS.get(element.tag, len(element)):
+            raise FormulaError(f"a part of a fraction, a root, an index or a power is missing ({element.tag})")
     _grouped_commas(tree)
     _spaced(tree)
     tree.set("alttext", tex)
