@@ -149,14 +149,12 @@ def watched(page: Any, origin: str) -> Visit:
     return visit
 
 
-def violations(page: Any) -> list[str]:
-    """What axe calls serious or critical: the rule, and the first places."""
+def violations(page: Any, *rules: str) -> list[str]:
+    """What axe calls serious or critical, by these of its rules or by all: the rule, and the first places."""
     from axe_playwright_python.sync_playwright import Axe
 
-    options = {
-        "resultTypes": ["violations"],
-        "preload": False,
-    }  # it would look for imported style sheets at wrong places
+    # preload would look for imported style sheets at wrong places
+    options = {"resultTypes": ["violations"], "preload": False, **({"runOnly": list(rules)} if rules else {})}
     found = Axe().run(page, options=options).response["violations"]
     grave = [rule for rule in found if rule["impact"] in ("serious", "critical")]
     return [f"{rule['id']}: {[node['html'][:160] for node in rule['nodes'][:3]]}" for rule in grave]
@@ -185,7 +183,7 @@ def inspect(browser: Any, address: str, name: str) -> Visit:
     visit.violations["light"] = violations(page)
     page.emulate_media(color_scheme="dark")
     page.wait_for_function("document.documentElement.dataset.theme === 'dark'")
-    visit.violations["dark"] = violations(page)
+    visit.violations["dark"] = violations(page, "color-contrast", "link-in-text-block")  # what colours can break
     page.set_viewport_size(NARROW)
     visit.wider = page.evaluate(WIDER)
     page.screenshot(path=f"{picture}-dark-narrow.png", full_page=True)
