@@ -179,14 +179,14 @@ def inspect(browser: Any, address: str, name: str) -> Visit:
     page.wait_for_function("performance.getEntriesByName('first-contentful-paint').length")
     visit.look = page.evaluate(LOOK)
     picture = SCREENSHOTS / name.replace("/", "-")
-    page.screenshot(path=f"{picture}-light.png", full_page=True)
+    page.screenshot(path=f"{picture}-light.png", full_page=True, animations="disabled")
     visit.violations["light"] = violations(page)
     page.emulate_media(color_scheme="dark")
     page.wait_for_function("document.documentElement.dataset.theme === 'dark'")
     visit.violations["dark"] = violations(page, "color-contrast", "link-in-text-block")  # what colours can break
     page.set_viewport_size(NARROW)
     visit.wider = page.evaluate(WIDER)
-    page.screenshot(path=f"{picture}-dark-narrow.png", full_page=True)
+    page.screenshot(path=f"{picture}-dark-narrow.png", full_page=True, animations="disabled")
     context.close()
     return visit
 
