@@ -19,6 +19,7 @@ PACKAGE = ROOT / "cnnprune_utils"
 ORDER = [
     "fetch",
     "data",
+    "unfinished",
     "training",
     "plan",
     "nodes",
