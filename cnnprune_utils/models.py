@@ -16,9 +16,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from .files import write
 from .plan import Plan
 from .surgery import prune
-from .unfinished import write
 
 FORMAT = 1
 _KEY = "cnnprune_utils"  # of our JSON in the header; only one key, since their order in a file is not fixed

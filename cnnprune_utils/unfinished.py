@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+
+from .files import write
 
 
 @dataclass
@@ -73,20 +74,6 @@ def _random_states() -> dict[str, Any]:
     if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state_all()
     return states
-
-
-def write(file: Path, content: bytes) -> None:
-    """Write ``content`` to ``file`` in one move: what stood there stays whole until the new file is.
-
-    Raises:
-        OSError: the disk is full, or the folder cannot be written to; nothing is left behind.
-    """
-    part = file.with_name(f".{file.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(content)
-        os.replace(part, file)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def digest(tensors: Iterable[Tensor]) -> str:

@@ -13,7 +13,7 @@ from torch import nn
 
 from cnnprune_utils.data import Split, Splits
 from cnnprune_utils.training import SCHEDULES, fit, seed_everything
-from cnnprune_utils.unfinished import digest, write
+from cnnprune_utils.unfinished import digest
 
 EPOCHS = 5
 
@@ -158,22 +158,6 @@ def test_a_state_runs_no_code(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="damaged, or not the state"):
         trained(tmp_path / "state")
     assert not (tmp_path / "ran").exists()
-
-
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = tmp_path / "file"
-    write(file, b"old")
-
-    def full(self: Path, content: bytes) -> int:
-        self.touch()
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(OSError, match="No space left"):
-        write(file, b"new")
-    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("file", b"old")]
 
 
 def test_the_digest_is_of_the_numbers_and_not_of_their_order_in_memory() -> None:
