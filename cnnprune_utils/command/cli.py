@@ -31,9 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("MPLBACKEND", "agg")  # figures go to files; there may be no screen
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")
-    given = parser().parse_args(arguments, defaults=False)
-    command, options = given.command, given[given.command]
     try:
+        given = parser().parse_args(arguments, defaults=False)
+        command, options = given.command, given[given.command]
         if command == "predict":
             return _predict(options)
         if command == "data":
@@ -57,20 +57,28 @@ def _steps(command: str, folder: RunFolder, settings: Settings, *, redo: bool) -
 
     from ..fetch import FetchError
 
-    again = f"To go on: cnnprune {command} {shlex.quote(str(folder.path))}"
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill ends as Ctrl-C does
     try:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill ends as Ctrl-C does
         _do(command, folder, settings, redo)
     except (SettingsError, RunError):
         raise
     except KeyboardInterrupt:
-        return _say(f"interrupted; what was finished is kept in {folder.path}. {again}", INTERRUPTED)
+        return _say(f"interrupted{_go_on(command, folder)}", INTERRUPTED)
     except OSError as error:
         room = "; make room on the disk" if error.errno in _FULL else ""
-        return _say(f"error: {error}{room}. What was finished is kept in {folder.path}. {again}", FAILED)
+        return _say(f"error: {error}{room}{_go_on(command, folder)}", FAILED)
     except (ValueError, FloatingPointError, FetchError, SafetensorError) as error:
         return _say(f"error: {error}", FAILED)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return 0
+
+
+def _go_on(command: str, folder: RunFolder) -> str:
+    if not folder.file("settings.yaml").is_file():
+        return "; nothing was begun"
+    again = f"cnnprune {command} {shlex.quote(str(folder.path))}"
+    return f"; what was finished is kept in {folder.path}. To go on: {again}"
 
 
 def _do(command: str, folder: RunFolder, settings: Settings, redo: bool) -> None:
@@ -79,20 +87,24 @@ def _do(command: str, folder: RunFolder, settings: Settings, redo: bool) -> None
     from .observer import Observers
     from .steps import STEP_FUNCTIONS
 
+    first = "train" if command == "run" else command
     work.check(settings)
-    folder.begin(settings, step="train" if command == "run" else command, redo=redo)
-    observer = Observers([Console()])
-    observer.start(folder.path, settings, versions(settings))
-    try:
-        for name in ("settings.yaml", "versions.json"):
-            observer.file(folder.file(name))
-        run = work.Run(folder, settings, work.load_data(settings.data, settings.seed), observer)
-        for name in STEPS if command == "run" else [command]:
-            STEP_FUNCTIONS[name](run)
-    except BaseException as error:
-        observer.end("interrupted" if isinstance(error, KeyboardInterrupt) else "failed", str(error))
-        raise
-    observer.end("finished")
+    folder.refuse(settings, step=first, redo=redo)
+    splits = work.load_data(settings.data, settings.seed)
+    with folder.locked():
+        folder.begin(settings, step=first, redo=redo)
+        observer = Observers([Console()])
+        observer.start(folder.path, settings, versions(settings))
+        try:
+            for name in ("settings.yaml", "versions.json"):
+                observer.file(folder.file(name))
+            run = work.Run(folder, settings, splits, observer)
+            for name in STEPS if command == "run" else [command]:
+                STEP_FUNCTIONS[name](run)
+        except BaseException as error:
+            observer.end("interrupted" if isinstance(error, KeyboardInterrupt) else "failed", str(error))
+            raise
+        observer.end("finished")
 
 
 def _predict(options: Namespace) -> int:

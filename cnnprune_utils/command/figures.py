@@ -31,8 +31,8 @@ def draw(folder: RunFolder, step: str) -> None:
 
 
 def table(folder: RunFolder, name: str) -> pd.DataFrame:
-    """``name``.csv, with every number as it was written."""
-    return pd.read_csv(folder.file(f"{name}.csv"), float_precision="round_trip")
+    """``name``.csv."""
+    return pd.read_csv(folder.file(f"{name}.csv"))
 
 
 def _training(folder: RunFolder) -> Figure:
@@ -42,6 +42,9 @@ def _training(folder: RunFolder) -> Figure:
 
 def _ranks(folder: RunFolder) -> Figure:
     left, _ = plots.score_bars(table(folder, "ranks"), title="What each filter is worth")
+    left.set_ylabel(f"raw score ({folder.settings().scoring.criterion})")
+    if legend := left.get_legend():
+        legend.set_loc("best")
     return _figure_of(left)
 
 

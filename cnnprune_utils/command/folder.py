@@ -6,10 +6,13 @@ import json
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from shutil import rmtree
+
+from filelock import FileLock, Timeout
 
 from ..files import write
 from . import parsing
@@ -71,33 +74,56 @@ class RunFolder:
             raise RunError(f"there is no run in {self.path}; `cnnprune train {self.path}` begins one")
         return parsing.read(self.file("settings.yaml"))
 
-    def begin(self, settings: Settings, *, step: str, redo: bool) -> None:
-        """Make the folder ready for ``step`` with these settings; with ``redo``, as if it had never been done.
+    def refuse(self, settings: Settings, *, step: str, redo: bool) -> None:
+        """Raise where :meth:`begin` must not be called; change nothing.
 
         Raises:
-            RunError: a step before it is missing, the folder is no run, or steps begun had other settings.
+            RunError: a step before ``step`` is missing, the folder is no run, or what is begun has other settings.
         """
+        before = list(STEPS)[: list(STEPS).index(step)]
         if self.file("settings.yaml").is_file():
-            if redo:
-                self.forget(step)
-            begun = [name for name in STEPS if self.done(name) or self._is_unfinished(name)]
-            for name in begun:
-                if changes := differences(self.settings(), settings, _READS[name]):
+            for name in before if redo else STEPS:
+                changes = differences(self.settings(), settings, _READS[name]) if self.begun(name) else []
+                if changes:
                     raise RunError(
                         f"{self.path} was begun with other settings: {'; '.join(changes)}. Take another folder; or do "
                         f"it anew, with what follows from it: these settings and `cnnprune {name} {self.path} --redo`"
                     )
         elif step != "train":
             self.settings()  # raises
-        elif self.path.is_dir() and any(self.path.iterdir()):
+        elif self.path.is_dir() and any(not file.name.startswith(".") for file in self.path.iterdir()):
             raise RunError(f"{self.path} is no run: it holds files, but no settings.yaml. Take a new folder")
-        for before in list(STEPS)[: list(STEPS).index(step)]:
-            if not self.done(before):
-                raise RunError(f"{self.path} lacks what {step} begins with; first: cnnprune {before} {self.path}")
-        self.path.mkdir(parents=True, exist_ok=True)
+        for name in before:
+            if not self.done(name):
+                raise RunError(f"{self.path} lacks what {step} begins with; first: cnnprune {name} {self.path}")
+
+    def begin(self, settings: Settings, *, step: str, redo: bool) -> None:
+        """Make the folder, which exists, ready for ``step``; with ``redo``, as if nothing from there on was done."""
+        if redo:
+            self.forget(step)
+        for part in self.path.rglob(".*.part"):  # of a write that a kill ended
+            part.unlink()
         write(self.file("settings.yaml"), parsing.to_yaml(settings).encode())
         if not self.file("versions.json").exists():
             write(self.file("versions.json"), json.dumps(versions(settings), indent=2).encode())
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """The folder is made, and no other process works in it meanwhile.
+
+        Raises:
+            RunError: another one does.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.file(".lock"))  # which ends with the process, however that ends
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            raise RunError(f"another process works in {self.path}: wait for it, or take another folder") from None
+        try:
+            yield
+        finally:
+            lock.release()
 
     def forget(self, step: str) -> None:
         """Delete what this step wrote, and the steps after it."""
@@ -113,6 +139,10 @@ class RunFolder:
         if self._is_unfinished(step):
             state = self.unfinished(step)
             rmtree(state) if state.is_dir() else state.unlink()
+
+    def begun(self, step: str) -> bool:
+        """Whether the step is done, or was ended in the middle."""
+        return self.done(step) or self._is_unfinished(step)
 
     def _is_unfinished(self, step: str) -> bool:
         return step in _UNFINISHED and self.unfinished(step).exists()

@@ -50,6 +50,7 @@ class Help(RawDescriptionHelpFormatter, DefaultHelpFormatter):
 
     def _expand_help(self, action: Action) -> str:
         text = re.sub(r"type: Literal\[.*?\], ", "", super()._expand_help(action))
+        text = text.replace(" (required)", "") if action.nargs == "*" else text
         return re.sub(r" \(default: (null|False|\[\])\)|, default: null(?=\))", "", text)
 
 

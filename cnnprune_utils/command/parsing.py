@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
@@ -88,15 +88,28 @@ def from_mapping(values: Mapping[str, Any]) -> Settings:
     Raises:
         SettingsError: a setting is unknown, of a wrong type or impossible.
     """
-    for name, default in asdict(Settings()).items():
-        if isinstance(default, dict) and not isinstance(values.get(name, {}), Mapping):
-            raise SettingsError(f"{name} is a group of settings, {', '.join(default)}, not {values[name]!r}")
+    for name, default in vars(Settings()).items():
+        group = values.get(name, {})
+        if not is_dataclass(default):
+            _refuse_null(Settings, values, name)
+        elif not isinstance(group, Mapping):
+            raise SettingsError(f"{name} is a group of settings, {', '.join(vars(default))}, not {group!r}")
+        else:
+            for key in group:
+                _refuse_null(type(default), group, key, f"{name}.")
     parser = ArgumentParser(exit_on_error=False)
     add_settings(parser, asdict(Settings()))
     try:
         return Settings(**vars(parser.instantiate(parser.parse_object(dict(values)))))
     except (ArgumentError, ValueError, TypeError) as error:
         raise SettingsError(str(error)) from error
+
+
+def _refuse_null(group: type, values: Mapping[str, Any], name: str, prefix: str = "") -> None:
+    """jsonargparse takes null for everything."""
+    kind = get_type_hints(group).get(name)
+    if kind is not None and name in values and values[name] is None and type(None) not in get_args(kind):
+        raise SettingsError(f"{prefix}{name} must have a value, not null")
 
 
 def _mapping(values: Any) -> dict[str, Any]:
