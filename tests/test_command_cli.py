@@ -23,6 +23,7 @@ from cnnprune_utils.command import cli, work
 from cnnprune_utils.command.cli import main
 from cnnprune_utils.command.folder import STEPS, RunFolder
 from cnnprune_utils.command.parsing import from_mapping
+from cnnprune_utils.command.steps import STEP_FUNCTIONS
 from cnnprune_utils.data import CLASS_NAMES, Splits
 from cnnprune_utils.models import CNN, save_model
 
@@ -253,13 +254,24 @@ def test_killed_and_interrupted_in_training_and_in_fine_tuning_a_run_goes_on_to_
     assert again == ["run", str(run)]
     assert not folder.done("train")
     assert ended(again, finetune, signal.SIGKILL)[0] == -signal.SIGKILL
-    assert_says_how_to_go_on(*ended(again, finetune, signal.SIGTERM), run)
     assert [name for name in STEPS if folder.done(name)] == ["train", "score", "prune"]
     for path, arguments in ((run, again), (Path("whole"), ["run", "whole", *LONG])):
         subprocess.run(command(*arguments), env=environment(), check=True, capture_output=True)
         assert all(RunFolder(path).done(name) for name in STEPS)
     for name in ("baseline.safetensors", "ranks.csv", "plan.json", "finetuned.safetensors", "comparison.csv"):
         assert (run / name).read_bytes() == Path("whole", name).read_bytes(), name
+
+
+@pytest.mark.usefixtures("few_images")
+def test_a_polite_kill_is_an_interruption_too(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setitem(STEP_FUNCTIONS, "score", lambda run: signal.raise_signal(signal.SIGTERM))
+    assert called("run", "mine", *SMALL) == cli.INTERRUPTED
+    assert capsys.readouterr().err.startswith("interrupted; what was finished is kept in mine.")
+    assert RunFolder(Path("mine")).done("train")
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_interrupted_before_anything_was_begun_it_says_so(
