@@ -82,11 +82,14 @@ def fit(
     learning_rate: float = 1e-2,
     batch_size: int = 256,
     seed: int = 0,
+    teacher: nn.Module | None = None,
 ) -> pd.DataFrame:
     """Train ``model`` IN PLACE on ``splits.train``; ``splits.test`` is never read.
 
-    Adam on the cross entropy. The learning rate rises to ``learning_rate`` in the first third and falls to zero at the
-    end (one cycle), so the last epoch is the one to use. Parameters with ``requires_grad=False`` stay as they are.
+    Adam on the cross entropy: with the labels, or, with a teacher, half with the labels and half with the teacher's
+    probabilities (Hinton, Vinyals, Dean, arXiv:1503.02531, without their temperature). The learning rate rises to
+    ``learning_rate`` in the first third and falls to zero at the end (one cycle), so the last epoch is the one to use.
+    Parameters with ``requires_grad=False`` stay as they are.
 
     Args:
         model: on the device of the splits. Its train/eval flags are restored, its gradients are None afterwards.
@@ -95,6 +98,7 @@ def fit(
         learning_rate: the highest of the cycle.
         batch_size: images per update; the last batch of an epoch may be shorter.
         seed: draws the order of the images. Dropout draws from PyTorch's global generator: see :func:`seed_everything`.
+        teacher: a network with the same outputs, unchanged; for a pruned network, the one that it was cut from.
 
     Returns:
         One row per epoch, and before them row 0, the model as it came: ``epoch``, ``train_loss`` (mean over the images
@@ -135,7 +139,7 @@ def fit(
                 total = torch.zeros((), device=splits.train.images.device)
                 for images, labels in splits.train.batches(batch_size, shuffle=True, generator=generator):
                     optimizer.zero_grad()
-                    loss = F.cross_entropy(model(laid_out(images, layout)), labels)
+                    loss = _cost(model(laid_out(images, layout)), images, labels, teacher)
                     loss.backward()  # type: ignore[no-untyped-call]
                     optimizer.step()
                     schedule.step()
@@ -154,6 +158,15 @@ def fit(
     finally:
         model.zero_grad()
     return pd.DataFrame(rows, columns=["epoch", "train_loss", "validation_loss", "validation_accuracy", "seconds"])
+
+
+def _cost(outputs: Tensor, images: Tensor, labels: Tensor, teacher: nn.Module | None) -> Tensor:
+    cost = F.cross_entropy(outputs, labels)
+    if teacher is None:
+        return cost
+    with evaluating(teacher), torch.no_grad():
+        probabilities = teacher(images).softmax(1)
+    return (cost + F.cross_entropy(outputs, probabilities)) / 2
 
 
 @contextmanager
