@@ -50,7 +50,7 @@ oracle, no norm: its scores are compared as they are, all others divided by the 
 seconds: until the plan of this size was found, smaller ones included; compare them within this file only""",
     "shortlists": """networks: benchmarks.recipe.train, one for each seed
 compress(network, splits, target=Target(filters=9), shortlist=..., updates=...), the rest as it comes; all: None
-accuracy: on the 5,000 validation images, after the updates; seconds: until so many filters had left""",
+accuracy: on the 5,000 validation images, after the updates""",
 }
 
 
@@ -112,17 +112,17 @@ def landings(
 
 
 def shortlists(model: nn.Module, splits: Splits, n_filters: int = max(SIZES)) -> pd.DataFrame:
-    """What :func:`cnnprune_utils.schedule.compress` keeps and takes with shortlists of several lengths.
+    """What :func:`cnnprune_utils.schedule.compress` keeps with shortlists of several lengths.
 
-    Columns: ``shortlist`` ("all" for None), ``updates``, ``removed``, ``accuracy`` (after the updates), ``seconds``.
+    Columns: ``shortlist`` ("all" for None), ``updates``, ``removed``, ``accuracy`` (after the updates).
     """
     tables = []
     for updates, shortlist in tqdm(list(product(UPDATES, SHORTLISTS)), desc="shortlists", leave=False):
         history = compress(
             model, splits, target=Target(filters=n_filters), updates=updates, shortlist=shortlist
         ).history
-        table = pd.DataFrame({"shortlist": str(shortlist or "all"), "updates": updates, "removed": history["removed"]})
-        tables.append(table.assign(accuracy=history["accuracy_after"], seconds=history["seconds"].cumsum())[1:])
+        columns = {"shortlist": str(shortlist or "all"), "updates": updates, "removed": history["removed"]}
+        tables.append(pd.DataFrame({**columns, "accuracy": history["accuracy_after"]})[1:])
     return pd.concat(tables, ignore_index=True)
 
 
