@@ -104,14 +104,17 @@ def fit(
     learning_rate: float = 1e-2,
     batch_size: int = 256,
     seed: int = 0,
+    teacher: nn.Module | None = None,
     schedule: Schedule = one_cycle,
     on_epoch: Callable[[Mapping[str, float]], None] | None = None,
     state_file: str | os.PathLike[str] | None = None,
 ) -> pd.DataFrame:
     """Train ``model`` IN PLACE on ``splits.train``; ``splits.test`` is never read.
 
-    Adam on the cross entropy. The learning rate rises to ``learning_rate`` in the first third and falls to zero at the
-    end (one cycle), so the last epoch is the one to use. Parameters with ``requires_grad=False`` stay as they are.
+    Adam on the cross entropy: with the labels, or, with a teacher, half with the labels and half with the teacher's
+    probabilities (Hinton, Vinyals, Dean, arXiv:1503.02531, without their temperature). The learning rate rises to
+    ``learning_rate`` in the first third and falls to zero at the end (one cycle), so the last epoch is the one to use.
+    Parameters with ``requires_grad=False`` stay as they are.
 
     Args:
         model: on the device of the splits. Its train/eval flags are restored, its gradients are None afterwards.
@@ -120,6 +123,7 @@ def fit(
         learning_rate: the highest of the cycle.
         batch_size: images per update; the last batch of an epoch may be shorter.
         seed: draws the order of the images. Dropout draws from PyTorch's global generator: see :func:`seed_everything`.
+        teacher: a network with the same outputs, unchanged; for a pruned network, the one that it was cut from.
         schedule: what the learning rate does instead: one of :data:`SCHEDULES`.
         on_epoch: called with each row of the result as soon as it is known.
         state_file: keeps the state after each epoch; None for nowhere. After a kill, the same call goes on from the
@@ -145,6 +149,7 @@ def fit(
     if state_file is not None:
         numbers = {"epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size, "seed": seed}
         call = numbers | {"schedule": getattr(schedule, "__qualname__", repr(schedule))} | _hashes(as_it_came, splits)
+        call["teacher"] = None if teacher is None else digest(teacher.state_dict().values())
         so_far.go_on_from(Path(state_file), call)
     layout = fastest_layout(model, splits.train.images)
     if not so_far.rows:
@@ -160,7 +165,7 @@ def fit(
             model.train()
             for epoch in range(done + 1, epochs + 1):
                 started = time.perf_counter()
-                train_loss = _epoch(so_far, splits.train, batch_size, layout, bar)
+                train_loss = _epoch(so_far, splits.train, batch_size, layout, bar, teacher)
                 validation = evaluate(model, splits.validation)
                 if not math.isfinite(train_loss + validation.loss):
                     model.load_state_dict(as_it_came)
@@ -205,18 +210,34 @@ def _row(epoch: int, train_loss: float, validation: Evaluation, started: float) 
     return {"epoch": epoch, "train_loss": train_loss, **measured, "seconds": time.perf_counter() - started}
 
 
-def _epoch(so_far: Unfinished, train: Split, batch_size: int, layout: torch.memory_format, bar: tqdm[Any]) -> float:
+def _epoch(
+    so_far: Unfinished,
+    train: Split,
+    batch_size: int,
+    layout: torch.memory_format,
+    bar: tqdm[Any],
+    teacher: nn.Module | None,
+) -> float:
     """One pass over ``train``, with an update a batch; the mean loss over the images, as each was met."""
     total = torch.zeros((), device=train.images.device)
     for images, labels in train.batches(batch_size, shuffle=True, generator=so_far.generator):
         so_far.optimizer.zero_grad()
-        loss = F.cross_entropy(so_far.model(laid_out(images, layout)), labels)
+        loss = _cost(so_far.model(laid_out(images, layout)), images, labels, teacher)
         loss.backward()  # type: ignore[no-untyped-call]
         so_far.optimizer.step()
         so_far.schedule.step()
         total += loss.detach() * len(labels)
         bar.update()
     return total.item() / len(train)
+
+
+def _cost(outputs: Tensor, images: Tensor, labels: Tensor, teacher: nn.Module | None) -> Tensor:
+    cost = F.cross_entropy(outputs, labels)
+    if teacher is None:
+        return cost
+    with evaluating(teacher), torch.no_grad():
+        probabilities = teacher(images).softmax(1)
+    return (cost + F.cross_entropy(outputs, probabilities)) / 2
 
 
 @contextmanager

@@ -2,8 +2,8 @@
 
     python site/build.py [FOLDER]     build/book by default
 
-A chapter is executed again only when it, the package or a checkpoint is newer than its page. One that fails is named
-with its cell; the others are still built, and the exit code is 1.
+A chapter is executed again only when it, the package or a file that it reads is newer than its page. One that fails
+is named with its cell; the others are still built, and the exit code is 1.
 """
 
 from __future__ import annotations
@@ -119,7 +119,8 @@ def write_index(names: list[str], into: Path) -> Path:
 def main(into: Path) -> int:
     prepare_environment()
     chapters = sorted(NOTEBOOKS.glob("0*.ipynb"))
-    shared = [*ROOT.glob("cnnprune_utils/*.py"), *ROOT.glob("data/checkpoints/*.safetensors"), *ROOT.glob("site/*.py")]
+    stored = [*ROOT.glob("data/checkpoints/*.safetensors"), *ROOT.glob("data/studies/*.csv")]
+    shared = [*ROOT.glob("cnnprune_utils/*.py"), *stored, *ROOT.glob("site/*.py")]
     built = []
     for source in chapters:
         print(f"  {source.stem:<22}", end="", flush=True)

@@ -71,6 +71,14 @@ def test_ended_after_any_epoch_it_goes_on_to_the_same_result_bit_for_bit(
     assert_same(trained(state, schedule=schedule), trained(schedule=schedule))
 
 
+def test_with_a_teacher_it_goes_on_to_the_same_result_too(tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        trained(tmp_path / "state", on_epoch=kill_after(2), teacher=network())
+    whole = trained(teacher=network())
+    assert_same(trained(tmp_path / "state", teacher=network()), whole)
+    assert digest(whole[0].state_dict().values()) != digest(trained()[0].state_dict().values())
+
+
 def test_an_epoch_that_was_not_finished_is_begun_again(tmp_path: Path) -> None:
     state, model = tmp_path / "state", network()
     updates = 0
@@ -112,6 +120,7 @@ def test_a_training_that_is_finished_is_not_done_again(tmp_path: Path) -> None:
         ({"batch_size": 8}, "batch_size was 16, is 8"),
         ({"seed": 4}, "seed was 3, is 4"),
         ({"schedule": SCHEDULES["constant"]}, "schedule was one_cycle, is constant"),
+        ({"teacher": network()}, r"teacher was None, is \w+"),
     ],
 )
 def test_another_call_is_refused_and_says_what_differs(change: dict[str, Any], said: str, tmp_path: Path) -> None:
