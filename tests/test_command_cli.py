@@ -28,8 +28,9 @@ from cnnprune_utils.data import CLASS_NAMES, Splits
 from cnnprune_utils.models import CNN, save_model
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = ["run", *STEPS, "predict", "data"]
-SMALL = ["--training.epochs", "2", "--finetuning.epochs", "1", "--training.batch_size", "100"]
+COMMANDS = ["run", *STEPS, "predict", "data", "ui"]
+UNTRACKED = ["--tracking.enabled", "false"]
+SMALL = ["--training.epochs", "2", "--finetuning.epochs", "1", "--training.batch_size", "100", *UNTRACKED]
 
 
 @pytest.fixture(autouse=True)
@@ -115,6 +116,8 @@ def test_the_installed_command_is_main() -> None:
         ("run --pruning.remove -1", "pruning.remove=-1 must be at least 0"),
         ("run --pruning.remove null --pruning.parameters 100", "out of reach"),
         ("run --scoring.criterion tailor", "tailor"),
+        ("run --tracking.uri localhost:5000", "tracking.uri=localhost:5000 is no address: it looks like http://"),
+        ("run --tracking.uri http://me:secret@localhost", "must not hold a password: set MLFLOW_TRACKING_USERNAME"),
         ("run --config nope", "there are paper, quick, seed"),
         ("run --config broken.yaml", "broken.yaml"),
         ("run --config unknown.yaml", "trainig"),
@@ -213,6 +216,7 @@ def environment() -> dict[str, str]:
 
 # So many epochs that a busy machine, too, sends the signal in the middle of them.
 LONG = ["--data.train", "1000", "--data.validation", "200", "--training.epochs", "40", "--finetuning.epochs", "40"]
+LONG += UNTRACKED
 
 
 def ended(arguments: list[str], once_written: Path, how: signal.Signals) -> tuple[int, str]:
@@ -363,7 +367,12 @@ def test_predict_takes_the_smallest_finished_network_of_a_run(capsys: pytest.Cap
 @pytest.mark.parametrize(
     ("model", "said"),
     [
-        ("nowhere", "there is no run folder and no file nowhere"),
+        (
+            "nowhere",
+            "there is no run folder and no file nowhere; and there is no sqlite:///runs/mlflow.db to ask for it",
+        ),
+        ("runs/nowhere", "there is no run folder and no file runs/nowhere"),
+        ("nowhere.safetensors", "there is no run folder and no file nowhere.safetensors"),
         ("text.safetensors", "text.safetensors is damaged, or not a safetensors file"),
         ("colour.safetensors", "holds a network for other images than Fashion-MNIST's"),
     ],

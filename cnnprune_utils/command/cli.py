@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from jsonargparse import Namespace
@@ -40,6 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from ..data import fetch_and_say
 
             return fetch_and_say(options.get("root"))
+        if command == "ui":
+            from .ui import serve
+
+            return serve(options.get("tracking.uri"), options.get("port", 5000))
         folder, settings = settings_of(command, options)
         if options.get("print_config"):
             print(to_yaml(settings), end="")
@@ -84,8 +89,9 @@ def _go_on(command: str, folder: RunFolder) -> str:
 def _do(command: str, folder: RunFolder, settings: Settings, redo: bool) -> None:
     from . import work
     from .console import Console
-    from .observer import Observers
+    from .observer import Observer, Observers
     from .steps import STEP_FUNCTIONS
+    from .tracking import Tracker
 
     first = "train" if command == "run" else command
     work.check(settings)
@@ -93,11 +99,14 @@ def _do(command: str, folder: RunFolder, settings: Settings, redo: bool) -> None
     splits = work.load_data(settings.data, settings.seed)
     with folder.locked():
         folder.begin(settings, step=first, redo=redo)
-        observer = Observers([Console()])
+        tracker = Tracker(settings.tracking, anew=redo) if settings.tracking.enabled else Observer()
+        observer = Observers([Console(), tracker])
         observer.start(folder.path, settings, versions(settings))
         try:
             for name in ("settings.yaml", "versions.json"):
                 observer.file(folder.file(name))
+            for name in [*STEPS][: [*STEPS].index(first)]:  # done before, and perhaps never tracked
+                STEP_FUNCTIONS[name](work.Run(folder, settings, splits, tracker))
             run = work.Run(folder, settings, splits, observer)
             for name in STEPS if command == "run" else [command]:
                 STEP_FUNCTIONS[name](run)
@@ -115,7 +124,7 @@ def _predict(options: Namespace) -> int:
     if not paths and not numbers:
         return _say("error: there is nothing to predict: give image files, folders, or --index", USAGE)
     try:
-        model = _model(Path(options["model"]))
+        model = _model(options["model"], options.get("tracking.uri"))
         of_test = []
         if numbers:
             test = load_fashion_mnist(options.get("root")).test
@@ -135,14 +144,22 @@ def _predict(options: Namespace) -> int:
     return FAILED if any(isinstance(result, Failure) for result in found) else 0
 
 
-def _model(path: Path) -> nn.Module:
-    """The smallest finished network of a run's folder, or the one in a file.
+def _model(name: str, uri: str | None) -> nn.Module:
+    """The smallest finished network of a run's folder, or the one in a file, or one in MLflow's store.
 
     Raises:
         ValueError, OSError: there is none, or it is damaged, or not made for Fashion-MNIST.
     """
-    from ..models import CNN, load_model
+    from ..models import load_model
+    from .store import NoStore, fetch_network, place
 
+    path = Path(name)
+    if not path.exists() and path.suffix != ".safetensors" and len(path.parts) <= 2 and path.parts[0] != "runs":
+        try:
+            with TemporaryDirectory() as folder:
+                return _checked(load_model(fetch_network(name, place(uri), Path(folder))), name)
+        except NoStore as error:
+            raise ValueError(f"there is no run folder and no file {name}; {error}") from error
     if path.is_dir():
         files = [path / f"{name}.safetensors" for name in ("finetuned", "pruned", "baseline")]
         there = [file for file in files if file.is_file()]
@@ -151,9 +168,14 @@ def _model(path: Path) -> nn.Module:
         path = there[0]
     if not path.exists():
         raise ValueError(f"there is no run folder and no file {path}")
-    model = load_model(path)
+    return _checked(load_model(path), name)
+
+
+def _checked(model: nn.Module, name: str) -> nn.Module:
+    from ..models import CNN
+
     if not isinstance(model, CNN) or (model.in_channels, model.image_size, model.n_classes) != (1, 28, 10):
-        raise ValueError(f"{path} holds a network for other images than Fashion-MNIST's: grey, 28x28, ten classes")
+        raise ValueError(f"{name} holds a network for other images than Fashion-MNIST's: grey, 28x28, ten classes")
     return model
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from tqdm import tqdm
 
@@ -29,8 +29,8 @@ _TITLES = {
 }
 
 
-def say(text: str = "") -> None:
-    tqdm.write(text)  # which leaves a progress bar whole
+def say(text: str = "", file: TextIO | None = None) -> None:
+    tqdm.write(text, file)  # which leaves a progress bar whole
 
 
 class Console(Observer):

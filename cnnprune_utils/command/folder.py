@@ -27,13 +27,15 @@ STEPS: dict[str, tuple[str, ...]] = {
 }
 """Step -> the files that it writes, in their order; a step is done when all are there."""
 
-_READS: dict[str, tuple[str, ...]] = {
+READS: dict[str, tuple[str, ...]] = {
     "train": ("seed", "data", "network", "training"),
     "score": ("scoring",),
     "prune": ("pruning", "loop"),
     "finetune": ("finetuning",),
     "compare": (),
-}  # which settings a step reads that no step before it does
+}
+"""Step -> the settings that it reads and no step before it does."""
+
 _UNFINISHED = {"train": "train.state", "prune": "loop", "finetune": "finetune.state"}  # what is there in the middle
 _ALSO = {"train": ("figures/training.png",), "score": ("figures/ranks.png",), "prune": ("loop.csv",)}
 _ALSO |= {"finetune": ("figures/accuracy.png",), "compare": ("figures/shares.png",)}
@@ -83,7 +85,7 @@ class RunFolder:
         before = list(STEPS)[: list(STEPS).index(step)]
         if self.file("settings.yaml").is_file():
             for name in before if redo else STEPS:
-                changes = differences(self.settings(), settings, _READS[name]) if self.begun(name) else []
+                changes = differences(self.settings(), settings, READS[name]) if self.begun(name) else []
                 if changes:
                     raise RunError(
                         f"{self.path} was begun with other settings: {'; '.join(changes)}. Take another folder; or do "

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
+from urllib.parse import urlsplit
 
 Criterion: TypeAlias = Literal[
     "taylor", "fisher", "activation_mean", "activation_std", "apoz", "magnitude", "random", "oracle", "oracle_loss"
@@ -192,6 +193,34 @@ class Loop:
         check_at_least(1, {f"loop.{name}": getattr(self, name) for name in names})
         check_at_least(0, {"loop.updates": self.updates})
         _check_rate("loop", self.learning_rate)
+
+
+@dataclass(frozen=True)
+class Tracking:
+    """Tracking, with MLflow: what a run logs besides its folder
+
+    Args:
+        enabled: false: nothing, the folder is enough
+        uri: a server, as http://localhost:5000, or a file, as sqlite:///runs/mlflow.db; null: the variable
+            MLFLOW_TRACKING_URI, else that file
+        experiment: the name under which MLflow lists the run with others
+    """
+
+    enabled: bool = True
+    uri: str | None = None
+    experiment: str = "cnnprune"
+
+    def __post_init__(self) -> None:
+        if self.uri is not None and "://" not in self.uri:
+            raise ValueError(
+                f"tracking.uri={self.uri} is no address: it looks like http://localhost:5000 or sqlite:///mlflow.db"
+            )
+        if self.uri is not None and urlsplit(self.uri).password is not None:  # it would be kept, and logged
+            raise ValueError(
+                "tracking.uri must not hold a password: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+            )
+        if not self.experiment.strip():
+            raise ValueError("tracking.experiment must be a name")
 
 
 def check_at_least(lowest: int, values: Mapping[str, float | None]) -> None:

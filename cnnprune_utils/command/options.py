@@ -14,6 +14,7 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 from .folder import RunFolder
 from .parsing import add_settings, from_mapping, merged, named, shipped
 from .settings import Settings
+from .store import DEFAULT
 
 DESCRIPTION = """\
 Prune the filters of a small convolutional network on Fashion-MNIST with the Taylor criterion: train it, score its
@@ -29,6 +30,7 @@ examples:
   cnnprune run runs/mine --pruning.remove 6
   cnnprune train runs/mine                the same step by step: train, score, prune, finetune, compare
   cnnprune predict runs/quick shoe.png    what the network says of a picture
+  cnnprune ui                             MLflow's pages: every run, its settings, curves, files and networks
 
 exit codes: 0 done, 1 failed, 2 used wrongly, 130 interrupted
 """
@@ -40,7 +42,12 @@ _STEPS = {
     "finetune": "train what is left",
     "compare": "sizes and test accuracy: original, pruned, fine-tuned",
 }
-_SECTIONS = {"score": ["scoring"], "prune": ["pruning", "loop"], "finetune": ["finetuning"], "compare": []}
+_SECTIONS = {
+    "score": ["scoring", "tracking"],
+    "prune": ["pruning", "loop", "tracking"],
+    "finetune": ["finetuning", "tracking"],
+    "compare": ["tracking"],
+}
 BEGINS = ("run", "train")
 """The commands that may begin a run, so they take every setting; the steps behind them take their own."""
 
@@ -66,6 +73,7 @@ def parser() -> ArgumentParser:
         commands.add_subcommand(name, sub, help=text)
     commands.add_subcommand("predict", _predict(), help="what a network says of images")
     commands.add_subcommand("data", _data(), help="fetch Fashion-MNIST")
+    commands.add_subcommand("ui", _ui(), help="MLflow's pages of all runs, for this machine only")
     return whole
 
 
@@ -136,7 +144,11 @@ def _predict() -> ArgumentParser:
         "are made so, and the output says it if one was inverted. Ends with 1 if a picture could not be read.",
         "MODEL [IMAGE ...] [--index [0,17]] [--json]",
     )
-    sub.add_argument("model", help=f"{_FOLDER}, whose smallest finished network is taken; or a .safetensors file")
+    sub.add_argument(
+        "model",
+        help=f"{_FOLDER}, whose smallest finished network is taken; or a .safetensors file; or, in MLflow's store, the "
+        "id of a run, or a registered model: NAME, NAME/VERSION or NAME@ALIAS",
+    )
     sub.add_argument("images", nargs="*", help="PNG and JPEG files, of any size; or folders of them")
     sub.add_argument(
         "--index", type=list[int], default=[], metavar="LIST", help="also these of the 10,000 test images, as in [0,17]"
@@ -146,6 +158,7 @@ def _predict() -> ArgumentParser:
         "--invert", type=bool | None, default=None, help="light becomes dark; null: if the corners are light"
     )
     sub.add_argument("--root", type=str | None, default=None, help="folder of the data, for --index")
+    _add_store(sub)
     return sub
 
 
@@ -154,6 +167,18 @@ def _data() -> ArgumentParser:
     text = "where to; else CNNPRUNE_DATA, else the checkout's data/, else the user's cache folder"
     sub.add_argument("root", nargs="?", help=text)
     return sub
+
+
+def _ui() -> ArgumentParser:
+    sub = _sub("ui", "Serve MLflow's pages on this machine's loopback address, until Ctrl-C.", "[--port PORT]")
+    sub.add_argument("--port", type=int, default=5000, help="the port")
+    _add_store(sub)
+    return sub
+
+
+def _add_store(sub: ArgumentParser) -> None:
+    text = f"MLflow's store; else the variable MLFLOW_TRACKING_URI, else {DEFAULT}"
+    sub.add_argument("--tracking.uri", type=str | None, default=None, metavar="URI", help=text)
 
 
 def _version() -> str:

@@ -14,6 +14,7 @@ from .groups import (
     Network,
     Pruning,
     Scoring,
+    Tracking,
     Training,
     check_at_least,
 )
@@ -35,6 +36,7 @@ class Settings:
     pruning: Pruning = field(default_factory=Pruning)
     loop: Loop = field(default_factory=Loop)
     finetuning: Finetuning = field(default_factory=Finetuning)
+    tracking: Tracking = field(default_factory=Tracking)
 
     def __post_init__(self) -> None:
         check_at_least(0, {"seed": self.seed})
@@ -69,10 +71,11 @@ def differences(before: Settings, now: Settings, sections: Iterable[str]) -> lis
     old, new = asdict(before), asdict(now)
     found = []
     for section in sections:
-        pairs = _flat(section, old[section]), _flat(section, new[section])
+        pairs = flat(section, old[section]), flat(section, new[section])
         found += [f"{name} was {was}, is {pairs[1][name]}" for name, was in pairs[0].items() if was != pairs[1][name]]
     return [text for text in found if not text.startswith("data.root ")]  # the same images, wherever they are
 
 
-def _flat(section: str, values: Any) -> dict[str, Any]:
+def flat(section: str, values: Any) -> dict[str, Any]:
+    """The settings of a section by their full names."""
     return {f"{section}.{k}": v for k, v in values.items()} if isinstance(values, dict) else {section: values}
