@@ -14,6 +14,7 @@ import re
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import nbformat
@@ -119,8 +120,10 @@ def write_index(names: list[str], into: Path) -> Path:
 def main(into: Path) -> int:
     prepare_environment()
     chapters = sorted(NOTEBOOKS.glob("0*.ipynb"))
+    if find_spec("mlflow") is not None:
+        chapters += sorted(NOTEBOOKS.glob("appendix_*.ipynb"))
     stored = [*ROOT.glob("data/checkpoints/*.safetensors"), *ROOT.glob("data/studies/*.csv")]
-    shared = [*ROOT.glob("cnnprune_utils/*.py"), *stored, *ROOT.glob("site/*.py")]
+    shared = [*ROOT.glob("cnnprune_utils/**/*.py"), *stored, *ROOT.glob("site/*.py")]
     built = []
     for source in chapters:
         print(f"  {source.stem:<22}", end="", flush=True)

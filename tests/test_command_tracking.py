@@ -198,6 +198,7 @@ def test_the_networks_come_back_through_mlflow_without_pickle_and_say_the_same_b
     set_tracking_uri(server)
     try:
         for name, model_id in models.items():
+            (tmp_path / name).mkdir()
             loaded = pyfunc.load_model(f"models:/{model_id}", dst_path=str(tmp_path / name))
             with torch.no_grad():
                 expected = load_model(folder / f"{name}.safetensors").eval()(few.test.images)
@@ -424,8 +425,8 @@ def test_without_a_server_runs_are_in_a_file_and_ui_shows_them_on_loopback() -> 
         run = run_of(Path("runs/mine"), uri)
         assert run["info"]["run_name"] == "mine"
         assert "summary_before.txt" in files_of(run, uri)
-        with pytest.raises(OSError, match="refused"):
-            socket.create_connection((socket.gethostbyname(socket.gethostname()), port), 5)
+        with pytest.raises(OSError):  # noqa: PT011 - which one depends on the system
+            socket.create_connection(("127.0.0.2", port), 5)  # also this machine, but another address
     finally:
         ui.terminate()
     out, _ = ui.communicate(timeout=60)

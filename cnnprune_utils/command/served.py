@@ -5,7 +5,7 @@ MLflow runs this file when it loads the model ("models from code"), so nothing i
 
 from __future__ import annotations
 
-import warnings
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,9 +14,6 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 from cnnprune_utils.models import load_model
 
-# It asks for type hints, to make a schema of them; it has none for arrays of numbers, and the model has a signature.
-warnings.filterwarnings("ignore", message=".*type hints to the `predict` method", category=UserWarning)
-
 
 class Network(PythonModel):
     """Images, float32 (n, 1, 28, 28), light on dark, from 0 to 1; to logits, float32 (n, 10)."""
@@ -24,7 +21,8 @@ class Network(PythonModel):
     def load_context(self, context: PythonModelContext) -> None:
         self.network = load_model(context.artifacts["network"]).eval()
 
-    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
+    # MLflow knows np.ndarray alone: of any other type, and of none, it complains
+    def predict(self, context: PythonModelContext, model_input: np.ndarray, params: Any = None) -> Any:
         with torch.no_grad():
             return self.network(torch.from_numpy(np.array(model_input, dtype=np.float32))).numpy()
 

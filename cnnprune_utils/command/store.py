@@ -103,8 +103,10 @@ def fetch_network(name: str, uri: str, into: Path) -> Path:
 
     try:
         of_run = re.fullmatch(r"[0-9a-f]{32}", name)
-        model = _model_of_run(client, name) if of_run else _registered_model(client, name)
-        download_artifacts(client.get_logged_model(model).artifact_location, dst_path=str(into), tracking_uri=uri)
+        where = _network_of_run(client, name) if of_run else _registered(client, name)
+        if logged := re.fullmatch("models:/(m-[0-9a-f]+)", where):
+            where = client.get_logged_model(logged[1]).artifact_location
+        download_artifacts(where, dst_path=str(into), tracking_uri=uri)
     except (MlflowException, NoStore, OSError) as error:
         raise NoStore(f"and MLflow's store {shown(uri)} does not give it: {reason(error)}") from error
     files = [*into.rglob("*.safetensors")]
@@ -113,30 +115,27 @@ def fetch_network(name: str, uri: str, into: Path) -> Path:
     return files[0]
 
 
-def _model_of_run(client: MlflowClient, run_id: str) -> str:
+def _network_of_run(client: MlflowClient, run_id: str) -> str:
     outputs = client.get_run(run_id).outputs
     models = [client.get_logged_model(output.model_id) for output in (outputs.model_outputs if outputs else [])]
-    newest = {model.name: model.model_id for model in sorted(models, key=lambda model: model.creation_timestamp)}
+    newest = {model.name: model.artifact_location for model in sorted(models, key=lambda m: m.creation_timestamp)}
     for name in _NETWORKS:
         if name in newest:
             return str(newest[name])
     raise NoStore("this run has logged no network")
 
 
-def _registered_model(client: MlflowClient, name: str) -> str:
-    base, separator, which = re.fullmatch(r"([^@/]+)([@/]?)(.*)", name, re.DOTALL).groups()  # type: ignore[union-attr]
+def _registered(client: MlflowClient, name: str) -> str:
+    base, separator, version = re.split("([@/])", f"{name}/", maxsplit=1)
+    version = version.removesuffix("/")
     if separator == "@":
-        found = client.get_model_version_by_alias(base, which)
-    elif separator == "/":
-        found = client.get_model_version(base, which)
-    else:
+        version = client.get_model_version_by_alias(base, version).version
+    elif not version:
         versions = client.search_model_versions("name='{}'".format(base.replace("'", "")))
         if not versions:
             raise NoStore("it is no run's id and no registered model")
-        found = max(versions, key=lambda version: int(version.version))
-    if found.model_id is None:
-        raise NoStore("this version has no model that was logged")
-    return str(found.model_id)
+        version = str(max(int(found.version) for found in versions))
+    return str(client.get_model_version_download_uri(base, version))
 
 
 def is_server(uri: str) -> bool:
