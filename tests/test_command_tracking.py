@@ -410,6 +410,9 @@ def test_without_a_server_runs_are_in_a_file_and_ui_shows_them_on_loopback() -> 
     assert "in sqlite:///runs/mlflow.db; to look: cnnprune ui" in train.stdout
     assert [path.name for path in Path().iterdir()] == ["runs"]
     assert {path.name for path in Path("runs").iterdir()} == {"mine", "mlflow.db", "mlartifacts"}
+    run_id = json.loads(Path("runs/mine", tracking.RECORD).read_text())["run_id"]
+    assert main(["predict", run_id, "--index", "[0]"]) == 0
+    assert [path.name for path in Path().iterdir()] == ["runs"]
     port = free_port()
     ui = subprocess.Popen(
         [*cnnprune, "ui", "--port", str(port)],
