@@ -399,15 +399,12 @@ def test_predict_says_what_the_store_does_not_have(name: str, server: str, capsy
 # the default store, and its pages
 
 
-def test_without_a_server_runs_are_in_a_file_and_ui_shows_them_on_loopback() -> None:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    cnnprune = [sys.executable, "-m", cli.__name__]
-    few = ["--data.train", "300", "--data.validation", "100"]
-    train = subprocess.run(
-        [*cnnprune, "train", "runs/mine", *SMALL, *few], env=environment, capture_output=True, text=True, check=True
-    )
-    assert train.stderr == ""
-    assert "in sqlite:///runs/mlflow.db; to look: cnnprune ui" in train.stdout
+@pytest.mark.usefixtures("few_images")
+def test_without_a_server_runs_are_in_a_file_and_ui_shows_them_on_loopback(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "runs/mine", *SMALL]) == 0
+    said = capfd.readouterr()
+    assert said.err == ""
+    assert "in sqlite:///runs/mlflow.db; to look: cnnprune ui" in said.out
     assert [path.name for path in Path().iterdir()] == ["runs"]
     assert {path.name for path in Path("runs").iterdir()} == {"mine", "mlflow.db", "mlartifacts"}
     run_id = json.loads(Path("runs/mine", tracking.RECORD).read_text())["run_id"]
@@ -415,8 +412,8 @@ def test_without_a_server_runs_are_in_a_file_and_ui_shows_them_on_loopback() -> 
     assert [path.name for path in Path().iterdir()] == ["runs"]
     port = free_port()
     ui = subprocess.Popen(
-        [*cnnprune, "ui", "--port", str(port)],
-        env=environment,
+        [sys.executable, "-m", cli.__name__, "ui", "--port", str(port)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
