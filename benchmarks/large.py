@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import resource
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -75,19 +76,26 @@ def table(*, n_images: int, rounds: int) -> pd.DataFrame:
     return found.assign(memory_ratio=found["score_mb"] / found["train_mb"])
 
 
-def _memory_mb() -> float:
-    """The most that this process has had so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
-
-
 def main(network: str, work: str, n_images: str) -> None:
+    """In a process of its own, since one that has had memory before takes less. The system's own peak is of no use
+    here: importing PyTorch and building the network may have gone higher."""
     model, split = example(network, int(n_images))
     with torch.no_grad():
         model.eval()(split.images[:1])  # what PyTorch loads at the first pass is in every process
     model.train()
-    before = _memory_mb()
+    process, done = psutil.Process(), threading.Event()
+    held = [process.memory_info().rss]
+
+    def watch() -> None:
+        while not done.wait(0.002):  # seconds
+            held.append(process.memory_info().rss)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
     WORK[work](model, split)
-    print(_memory_mb() - before)
+    done.set()
+    watcher.join()
+    print((max(held) - held[0]) / 1e6)
 
 
 if __name__ == "__main__":

@@ -350,7 +350,7 @@ def _plain(*all_axes: Axes) -> None:
 
 
 def _picture(axes: Axes, picture: Tensor, vmax: float = 1.0) -> None:
-    axes.imshow(picture.cpu(), cmap="gray", vmin=0, vmax=vmax)
+    axes.imshow(picture.numpy(force=True), cmap="gray", vmin=0, vmax=vmax)
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
 

@@ -124,6 +124,8 @@ esac
 def test_every_target_that_help_lists_can_be_made() -> None:
     shown = make("help").stdout
     targets = re.findall(r"^  ([a-z]+) ", shown, flags=re.MULTILINE)
-    assert {"book", "test", "lab", "outputs", "checkpoints", "bench", "data", "clean", "help"} == set(targets)
+    assert {"book", "test", "lab", "outputs", "checkpoints", "studies", "bench", "data", "clean", "help"} == set(
+        targets
+    )
     assert [target for target in targets if make("--dry-run", target).returncode] == []
     assert make().stdout == shown
