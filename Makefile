@@ -23,7 +23,7 @@ export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
 RUN   := "$(VENV)/bin/python"
 READY := build/ready/$(firstword $(shell printf '%s' "$(VENV)" | cksum))
 
-.PHONY: help book html test lab outputs checkpoints bench data clean FORCE
+.PHONY: help book html test lab outputs checkpoints studies bench data clean FORCE
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -53,6 +53,9 @@ outputs: data  ## execute the notebooks and store their outputs in them
 
 checkpoints: data  ## train the committed checkpoints again, with the calls that the chapters show
 	@$(RUN) -m benchmarks.recipe
+
+studies: data  ## make the files of data/studies again: five networks, every way of choosing filters
+	@$(RUN) -m benchmarks.studies
 
 bench: data  ## measure what the book claims of its speed and accuracy
 	@$(RUN) -m benchmarks

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 import matplotlib
 import pytest
 
 ROOT = Path(__file__).resolve().parent
+APPENDIX = ROOT / "notebooks" / "appendix_mlflow.ipynb"
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -24,3 +26,11 @@ def pytest_configure(config: pytest.Config) -> None:
     # nbval looks the file up from where pytest was typed, which may be a folder below.
     if config.getoption("nbval_sanitize_with", None):
         config.option.nbval_sanitize_with = str(ROOT / config.option.nbval_sanitize_with)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The chapters need no MLflow, and neither do the tests of the rest."""
+    if find_spec("mlflow") is None:
+        for item in items:
+            if item.path == APPENDIX:
+                item.add_marker(pytest.mark.skip(reason="MLflow is not installed"))

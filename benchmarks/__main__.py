@@ -13,9 +13,10 @@ from typing import Any
 import pandas as pd
 
 from cnnprune_utils.data import fetch_fashion_mnist, load_fashion_mnist
+from cnnprune_utils.exhaustive import all_subnetworks
 from cnnprune_utils.models import load_model
 
-from . import end_to_end, memory, recipe, recovery, scoring, usual_recipe
+from . import end_to_end, large, memory, recipe, recovery, rival, scoring, studies, usual_recipe
 from .sizes import smaller
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
@@ -28,6 +29,9 @@ NORMAL: dict[str, dict[str, Any]] = {
     "accuracy": {"seeds": range(5)},
     "scaling": {"sizes": [1000, 2000, 4000, 8000], "factors": [1, 2, 3, 4], "n_images": 2000, "rounds": 7},
     "memory": {"chapters": CHAPTERS},
+    "rival": {"seeds": range(5)},
+    "choices": {"seeds": range(5)},
+    "large": {"n_images": 64, "rounds": 5},
 }
 FULL = NORMAL | {"speed": {"usual_epochs": usual_recipe.EPOCHS}}
 QUICK: dict[str, dict[str, Any]] = {
@@ -36,6 +40,9 @@ QUICK: dict[str, dict[str, Any]] = {
     "accuracy": {"seeds": range(2), "at_most": 3000},
     "scaling": {"sizes": [500, 1000, 2000], "factors": [1, 2, 4], "n_images": 500, "rounds": 3},
     "memory": {"chapters": "02*.ipynb"},
+    "rival": {"seeds": range(2), "at_most": 3000},
+    "choices": {"seeds": range(2), "at_most": 500},
+    "large": {"n_images": 32, "rounds": 1},
 }
 
 
@@ -111,7 +118,60 @@ def memory_use(*, chapters: str) -> None:
     )
 
 
+def against_torch_pruning(*, seeds: Sequence[int], at_most: int | None = None) -> None:
+    print(f"6. Test accuracy lost, in points, against torch-pruning's Taylor importance, over {len(seeds)} seeds\n")
+    rows = rival.points_lost(smaller(load_fashion_mnist(), at_most), seeds)
+    by_seed = rows.pivot_table("lost", index=["budget", "way"], columns="seed", sort=False).add_prefix("seed ")
+    table = rival.against_ours(rows).join(by_seed)
+    widths = rows.groupby(["budget", "way"], sort=False)["widths"].agg(
+        lambda group: " ".join(sorted({*map(str, group)}))
+    )
+    for budget in rival.BUDGETS:
+        print(f"At most {budget:,} parameters:\n")
+        show(table.loc[budget], **dict.fromkeys(table.columns, 2))
+        print("\n" + "\n".join(f"{way}: widths {found}" for way, found in widths.loc[budget].items()) + "\n")
+    print(
+        f"low and high: the 95 % t interval of more_than_ours. Each is scored on the same {rival.N_SCORED:,} training "
+        f"images, and recovers with\nbenchmarks.recipe.recover: {recipe.TUNE_EPOCHS} epochs. Target: nobody loses "
+        f"less than ours, and ours at most 0.30 at {rival.BUDGETS[0]:,}."
+    )
+
+
+def percentiles(*, seeds: Sequence[int], at_most: int | None = None) -> None:
+    print(f"7. Percentile among all sub-networks of the size, before any update, mean of {len(seeds)} seeds\n")
+    splits = smaller(load_fashion_mnist(), at_most)
+    decide = splits.train.subset(min(studies.N_IMAGES, len(splits.train)))
+    tables = []
+    for seed in seeds:
+        model, _ = recipe.train(splits, seed)
+        ways = studies.ways(model, decide, seed)
+        shown = {name: ways[name] for name in ("taylor", "oracle", "choose")}
+        tables.append(studies.landings(shown, all_subnetworks(model, splits.validation)).assign(seed=seed))
+    rows = pd.concat(tables)
+    table = rows.pivot_table("percentile", index="way", columns="removed", sort=False).rename(columns=str)
+    seconds = rows[rows["removed"] == max(studies.SIZES)].pivot_table("seconds", index="way", columns="seed")
+    table["times_taylor"] = (seconds / seconds.loc["taylor"]).median(axis=1)
+    show(table, **dict.fromkeys(table.columns, 1))
+    print(
+        f"\nColumns: filters removed. Decided on {len(decide):,} training images, judged on {len(splits.validation):,} "
+        f"validation images. times_taylor: the\nseconds for all sizes, median over the seeds. "
+        "Target: choose, the default, at 99 or above at every size."
+    )
+
+
+def large_networks(*, n_images: int, rounds: int) -> None:
+    print(f"8. taylor on larger networks against forward + backward (time) and training (memory), {n_images} images\n")
+    table = large.table(n_images=n_images, rounds=rounds)
+    show(table, forward_backward_s=2, taylor_s=2, time_ratio=2, train_mb=0, score_mb=0, memory_ratio=2)
+    print(
+        f"\nRandom weights; batches of {large.BATCH_SIZE}; medians of {rounds} rounds. Memory: the most beyond the "
+        "model and the images, each in a process of\nits own. Targets: a time ratio of at most 1.1, a memory ratio of "
+        "at most 1.2."
+    )
+
+
 TABLES = {"speed": speed, "scoring": scoring_cost, "accuracy": accuracy, "scaling": scaling, "memory": memory_use}
+TABLES |= {"rival": against_torch_pruning, "choices": percentiles, "large": large_networks}
 
 
 def show(table: pd.DataFrame, *, index: bool = True, **decimals: int) -> None:

@@ -39,6 +39,11 @@ def fine_tune(pruned: nn.Module, splits: Splits, seed: int = 0) -> pd.DataFrame:
     return fit(pruned, splits, epochs=TUNE_EPOCHS, seed=seed)
 
 
+def recover(pruned: nn.Module, baseline: nn.Module, splits: Splits, seed: int = 0) -> pd.DataFrame:
+    """:func:`fine_tune` with the network that it was cut from as teacher. Trains ``pruned`` in place."""
+    return fit(pruned, splits, epochs=TUNE_EPOCHS, seed=seed, teacher=baseline)
+
+
 def make_small_plan(baseline: nn.Module, splits: Splits) -> Plan:
     """Chapter 5, exercise 2: five filters of the last convolution, where the parameters are: 63,122 become 23,737."""
     return per_layer(rank(taylor(baseline, splits.validation)), {"network.4": 5})

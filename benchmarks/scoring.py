@@ -17,10 +17,10 @@ from .timing import interleaved
 BATCH_SIZE = 256
 
 
-def forward_backward(model: nn.Module, split: Split) -> None:
+def forward_backward(model: nn.Module, split: Split, batch_size: int = BATCH_SIZE) -> None:
     """Every image's loss and its gradient for all weights, summed over the batches; in eval mode, as scoring is."""
     with evaluating(model):
-        for images, labels in split.batches(BATCH_SIZE):
+        for images, labels in split.batches(batch_size):
             F.cross_entropy(model(images), labels, reduction="sum").backward()
     model.zero_grad()
 

@@ -11,6 +11,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
@@ -27,6 +28,7 @@ from cnnprune_utils.exhaustive import all_subnetworks, best_of_each_size, percen
 from cnnprune_utils.gates import mask
 from cnnprune_utils.models import load_model, save_model
 from cnnprune_utils.plan import Plan, Scores, lowest, rank
+from cnnprune_utils.schedule import Target, compress
 from cnnprune_utils.structure import prunable_layers
 from cnnprune_utils.training import best_device, evaluate
 
@@ -34,6 +36,8 @@ STUDIES = Path(__file__).parent.parent / "data" / "studies"
 SEEDS = range(5)
 SIZES = range(1, 10)
 N_IMAGES = 5000
+SHORTLISTS = (1, 2, 4, 8, None)
+UPDATES = (0, 50)
 TRUTHS = ("oracle", "oracle_loss")
 SETTINGS = {
     "correlations": f"""networks: benchmarks.recipe.train, one for each seed
@@ -42,7 +46,11 @@ layer all: scores divided by the norm of their layer, as plan.rank gives them"""
     "choices": f"""networks: benchmarks.recipe.train, one for each seed
 decided on {N_IMAGES:,} training images (splits.train.subset), judged on the {N_IMAGES:,} validation images, no update
 best, percentile: among all sub-networks that remove as many filters and empty no layer
+oracle, no norm: its scores are compared as they are, all others divided by the norm of their layer
 seconds: until the plan of this size was found, smaller ones included; compare them within this file only""",
+    "shortlists": """networks: benchmarks.recipe.train, one for each seed
+compress(network, splits, target=Target(filters=9), shortlist=..., updates=...), the rest as it comes; all: None
+accuracy: on the 5,000 validation images, after the updates""",
 }
 
 
@@ -73,6 +81,7 @@ def ways(model: nn.Module, decide: Split, seed: int = 0) -> dict[str, Callable[[
     one_shot = {name: partial(_one_shot, criterion, model, decide) for name, criterion in _criteria(seed).items()}
     return {
         **one_shot,
+        "oracle, no norm": partial(_one_shot, CRITERIA["oracle"], model, decide, None),
         "taylor, scored again": partial(choices, model, decide, shortlist=1),
         "closed gates": partial(beam, model, decide, 1),
         "beam of 4": partial(beam, model, decide, 4),
@@ -102,6 +111,21 @@ def landings(
     return pd.DataFrame(rows, columns=["way", "removed", "accuracy", "best", "percentile", "seconds"])
 
 
+def shortlists(model: nn.Module, splits: Splits, n_filters: int = max(SIZES)) -> pd.DataFrame:
+    """What :func:`cnnprune_utils.schedule.compress` keeps with shortlists of several lengths.
+
+    Columns: ``shortlist`` ("all" for None), ``updates``, ``removed``, ``accuracy`` (after the updates).
+    """
+    tables = []
+    for updates, shortlist in tqdm(list(product(UPDATES, SHORTLISTS)), desc="shortlists", leave=False):
+        history = compress(
+            model, splits, target=Target(filters=n_filters), updates=updates, shortlist=shortlist
+        ).history
+        columns = {"shortlist": str(shortlist or "all"), "updates": updates, "removed": history["removed"]}
+        tables.append(pd.DataFrame({**columns, "accuracy": history["accuracy_after"]})[1:])
+    return pd.concat(tables, ignore_index=True)
+
+
 @torch.no_grad()
 def beam(model: nn.Module, split: Split, width: int) -> Iterator[Plan]:
     """The plan of lowest loss for 0, 1, 2, ... filters, among those with one filter more than the ``width`` best.
@@ -124,8 +148,10 @@ def _one_more(plan: Plan, widths: dict[str, int]) -> Iterator[Plan]:
             yield from (Plan({**plan.remove, name: (*gone, k)}) for k in range(n) if k not in gone)
 
 
-def _one_shot(criterion: Callable[..., Scores], model: nn.Module, split: Split) -> Iterator[Plan]:
-    ranks = rank(criterion(model, split))
+def _one_shot(
+    criterion: Callable[..., Scores], model: nn.Module, split: Split, normalize: str | None = "l2"
+) -> Iterator[Plan]:
+    ranks = rank(criterion(model, split), normalize=normalize)
     layers = ranks["layer"].nunique()
     yield from (lowest(ranks, n) for n in range(len(ranks) - layers + 1))
 
@@ -167,11 +193,12 @@ def main(arguments: list[str] | None = None) -> None:
     networks = parser.parse_args(arguments).networks
     splits = load_fashion_mnist().to(best_device())
     decide = splits.train.subset(min(N_IMAGES, len(splits.train)))
-    found: dict[str, list[pd.DataFrame]] = {"correlations": [], "choices": []}
+    found: dict[str, list[pd.DataFrame]] = {name: [] for name in SETTINGS}
     for seed in tqdm(SEEDS, desc="seeds", leave=False):
         model = trained(splits, seed, networks)
         judged = all_subnetworks(model, splits.validation)
-        tables = correlations(model, splits.validation, seed), landings(ways(model, decide, seed), judged)
+        landed = landings(ways(model, decide, seed), judged)
+        tables = correlations(model, splits.validation, seed), landed, shortlists(model, splits)
         for name, table in zip(found, tables, strict=True):
             table.insert(0, "seed", seed)
             found[name].append(table)

@@ -257,13 +257,15 @@ def among_all(table: pd.DataFrame, ways: Mapping[str, pd.Series], *, title: str)
 def lost_to_best(table: pd.DataFrame, *, title: str) -> Axes:
     """Points of accuracy lost against the best choice; columns ``removed``, ``way``, ``lost`` (0 to 1).
 
-    Several rows: their mean, and a band from the least to the most.
+    Several rows: their mean, and a bar from the least to the most.
     """
     axes = _axes(4)
-    for i, (name, group) in enumerate(table.groupby("way", sort=False)):
+    ways = list(table.groupby("way", sort=False))
+    for i, (name, group) in enumerate(ways):
         runs = 100 * group.groupby("removed")["lost"].agg(["mean", "min", "max"])
-        axes.plot(runs.index, runs["mean"], marker="osD^v"[i % 5], color=LAYER_COLORS[i], label=name)
-        axes.fill_between(runs.index, runs["min"], runs["max"], color=LAYER_COLORS[i], alpha=0.15, lw=0)
+        beside = runs.index + 0.12 * (i - (len(ways) - 1) / 2)  # so that no bar hides another
+        axes.plot(beside, runs["mean"], marker="osD^v"[i % 5], color=LAYER_COLORS[i], label=name)
+        axes.vlines(beside, runs["min"], runs["max"], color=LAYER_COLORS[i], alpha=0.5)
     axes.set(xlabel="filters removed", ylabel="points lost against the best choice", title=title)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.figure.legend(frameon=False, loc="outside lower center", ncols=4)
@@ -348,7 +350,7 @@ def _plain(*all_axes: Axes) -> None:
 
 
 def _picture(axes: Axes, picture: Tensor, vmax: float = 1.0) -> None:
-    axes.imshow(picture.cpu(), cmap="gray", vmin=0, vmax=vmax)
+    axes.imshow(picture.numpy(force=True), cmap="gray", vmin=0, vmax=vmax)
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
 

@@ -2,8 +2,8 @@
 
     python site/build.py [FOLDER]     build/book by default
 
-A chapter is executed again only when it, the package or a checkpoint is newer than its last run, which is kept in
-build/executed. One that fails is named with its cell; the others are still built, and the exit code is 1.
+A chapter is executed again only when it, the package or a file that it reads is newer than its last run, which is
+kept in build/executed. One that fails is named with its cell; the others are still built, and the exit code is 1.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable
+from importlib.util import find_spec
 from pathlib import Path
 
 import nbformat
@@ -45,10 +46,12 @@ def run_chapter(source: Path, result: Path) -> str:
 
 def main(into: Path) -> int:
     prepare_environment()
-    sources = chapters_of(NOTEBOOKS)
-    shared = [*ROOT.glob("cnnprune_utils/*.py"), *ROOT.glob("data/checkpoints/*.safetensors"), ROOT / "site/execute.py"]
+    stored = [*ROOT.glob("data/checkpoints/*.safetensors"), *ROOT.glob("data/studies/*.csv")]
+    shared = [*ROOT.glob("cnnprune_utils/**/*.py"), *stored, ROOT / "site/execute.py"]
     chapters, failed = {}, {}
-    for name, source in sources.items():
+    for name, source in chapters_of(NOTEBOOKS).items():
+        if name.startswith("appendix") and find_spec("mlflow") is None:
+            continue
         print(f"  {name:<22}", end="", flush=True)
         chapters[name] = EXECUTED / source.name
         try:

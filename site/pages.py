@@ -141,8 +141,8 @@ def build(chapters: Mapping[str, Path], into: Path, failed: Mapping[str, str]) -
 
 
 def chapters_of(folder: Path) -> dict[str, Path]:
-    """The chapters in a folder, by their names, in the order of the book."""
-    return {path.stem: path for path in sorted(folder.glob("0*.ipynb"))}
+    """The chapters in a folder and the appendix, by their names, in the order of the book."""
+    return {path.stem: path for path in [*sorted(folder.glob("0*.ipynb")), *sorted(folder.glob("appendix_*.ipynb"))]}
 
 
 def main(into: Path) -> int:

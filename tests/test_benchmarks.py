@@ -22,6 +22,9 @@ TINY = {
     "accuracy": {"seeds": range(2), "at_most": 64},
     "scaling": {"sizes": [10, 20, 30], "factors": [1, 2], "n_images": 10, "rounds": 1},
     "memory": {"chapters": "no such chapter"},
+    "rival": {"seeds": range(2), "at_most": 64},
+    "choices": {"seeds": range(2), "at_most": 64},
+    "large": {"n_images": 4, "rounds": 1},
 }
 
 
@@ -35,7 +38,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_table_is_printed_with_its_target_or_its_unit(capsys: pytest.CaptureFixture[str]) -> None:
     bench.main(["--quick"])
     shown = capsys.readouterr().out
-    assert re.findall(r"^(\d)\. ", shown, flags=re.MULTILINE) == ["1", "2", "3", "4", "5"]
+    assert re.findall(r"^(\d)\. ", shown, flags=re.MULTILINE) == [str(n) for n in range(1, 9)]
     assert re.search(r"^usual +[\d,.]+ +23,617 +- +1\.0$", shown, flags=re.MULTILINE), "sampled: no accuracy"
     assert re.search(r"^ours +[\d,.]+ +23,737 +0\.\d{4} +[\d.]+$", shown, flags=re.MULTILINE)
     assert "SAMPLED: 1 of each 10 epochs of the usual recipe ran" in shown
@@ -48,7 +51,10 @@ def test_every_table_is_printed_with_its_target_or_its_unit(capsys: pytest.Captu
 def test_a_table_that_does_not_exist_is_refused_with_those_that_do(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         bench.main(["spede"])
-    assert "no table spede; there are speed, scoring, accuracy, scaling, memory" in capsys.readouterr().err
+    assert (
+        "no table spede; there are speed, scoring, accuracy, scaling, memory, rival, choices, large"
+        in capsys.readouterr().err
+    )
 
 
 def test_interleaved_makes_every_call_in_turn_and_drops_the_round_that_warms_up() -> None:

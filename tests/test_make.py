@@ -154,12 +154,14 @@ esac
     arguments = ["data", f"VENV={tmp_path / 'venv'}", "PIP_FLAGS=--prefer-binary --no-input"]
     path = f"{machine}:{os.environ['PATH']}"
     assert [make(*arguments, folder=checkout, path=path).returncode == 0 for _ in range(3)] == [False, True, True]
-    assert calls.read_text().splitlines() == ["-m pip install --prefer-binary --no-input --editable .[book,test]"] * 2
+    install = "-m pip install --prefer-binary --no-input --editable .[book,command,test]"
+    assert calls.read_text().splitlines() == [install] * 2
 
 
 def test_every_target_that_help_lists_can_be_made() -> None:
     shown = make("help").stdout
     targets = re.findall(r"^  ([a-z]+) ", shown, flags=re.MULTILINE)
-    assert {"book", "html", "test", "lab", "outputs", "checkpoints", "bench", "data", "clean", "help"} == set(targets)
+    written = {"book", "html", "test", "lab", "outputs", "checkpoints", "studies", "bench", "data", "clean", "help"}
+    assert written == set(targets)
     assert [target for target in targets if make("--dry-run", target).returncode] == []
     assert make().stdout == shown

@@ -11,7 +11,7 @@ from nbformat import v4
 from benchmarks.memory import ROOT, measure
 
 LIMIT_MB = 1500  # of one kernel; JupyterLab needs some memory, too
-HEAVIEST = ["03_filter_ranks", "05_fine_tune"]  # `make bench` shows all of them
+HEAVIEST = ["03_filter_ranks", "05_fine_tune", "09_ways_it_goes_wrong"]  # `make bench` shows all of them
 
 
 @pytest.mark.parametrize("chapter", HEAVIEST)

@@ -17,7 +17,7 @@ from cnnprune_utils.plan import Plan, lowest, rank
 from cnnprune_utils.schedule import Target, compress
 
 FILES = Path(__file__).resolve().parent.parent / "data" / "studies"
-WAYS = [*CRITERIA, "taylor, scored again", "closed gates", "beam of 4", "choose", "all sub-networks"]
+WAYS = [*CRITERIA, "oracle, no norm", "taylor, scored again", "closed gates", "beam of 4", "choose", "all sub-networks"]
 
 
 def cnn(seed: int = 0) -> CNN:
@@ -76,6 +76,22 @@ def test_a_beam_ends_where_every_layer_has_one_filter_left_and_a_wide_one_finds_
     assert plans[0] == Plan({})
 
 
+def test_shortlists_compare_what_compress_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(studies, "SHORTLISTS", (1, None))
+    monkeypatch.setattr(studies, "UPDATES", (0, 2))
+    model, splits = cnn(), Splits(split(), split(), split())
+    table = studies.shortlists(model, splits, 2)
+    assert table.groupby(["updates", "shortlist"], sort=False)["removed"].apply(list).to_dict() == {
+        (0, "1"): [1, 2],
+        (0, "all"): [1, 2],
+        (2, "1"): [1, 2],
+        (2, "all"): [1, 2],
+    }
+    greedy = compress(model, splits, target=Target(filters=2), updates=0, shortlist=None).history
+    found = table[(table["updates"] == 0) & (table["shortlist"] == "all")]
+    assert found["accuracy"].tolist() == greedy["accuracy_after"][1:].tolist()
+
+
 def test_a_file_says_how_it_was_made_and_pandas_reads_it(tmp_path: Path) -> None:
     table = pd.DataFrame({"layer": ["all", "a, b"], "spearman": [0.5, -1.0]})
     studies.write(table, tmp_path / "new" / "table.csv", "one\ntwo")
@@ -87,11 +103,13 @@ def test_a_file_says_how_it_was_made_and_pandas_reads_it(tmp_path: Path) -> None
 
 
 def test_the_files_hold_five_networks_and_every_way() -> None:
-    correlations, choices = (pd.read_csv(FILES / f"{name}.csv", comment="#") for name in ("correlations", "choices"))
+    correlations, choices, shortlists = (pd.read_csv(FILES / f"{name}.csv", comment="#") for name in studies.SETTINGS)
     assert correlations["seed"].unique().tolist() == choices["seed"].unique().tolist() == list(studies.SEEDS)
     assert correlations.groupby("criterion").size().eq(5 * 4).all()
     assert correlations["spearman"].between(-1, 1).all()
     assert choices["way"].unique().tolist() == WAYS
     assert choices.groupby("way").size().eq(5 * len(studies.SIZES)).all()
+    assert shortlists.groupby(["updates", "shortlist"]).size().eq(5 * len(studies.SIZES)).all()
+    assert len(shortlists) == 5 * len(studies.SIZES) * len(studies.SHORTLISTS) * len(studies.UPDATES)
     assert (choices["accuracy"] <= choices["best"]).all()
     assert choices["percentile"].between(0, 100).all()

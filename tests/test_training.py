@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import random
 from typing import Any
@@ -179,6 +180,37 @@ def test_the_train_loss_weighs_every_image_alike() -> None:
     for seed in range(3):  # the image that is alone in its batch changes; the mean over images does not
         history = fit(model, Splits(split, split, split), epochs=1, batch_size=4, learning_rate=1e-12, seed=seed)
         assert history.loc[1, "train_loss"] == pytest.approx((3 * right + 2 * wrong) / 5, rel=1e-6)
+
+
+def test_a_teacher_counts_half_and_stays_as_it_is(small: Splits) -> None:
+    """One update of one batch, by hand."""
+    torch.manual_seed(1)
+    teacher, model = network().train(), network()
+    split, before = small.train.subset(8), state(teacher)
+    expected = copy.deepcopy(model)
+    outputs, taught = expected(split.images), teacher.eval()(split.images).softmax(1).detach()
+    teacher.train()
+    cost = 0.5 * F.cross_entropy(outputs, split.labels) - 0.5 * (taught * outputs.log_softmax(1)).sum(1).mean()
+    log = fit(model, Splits(split, small.validation, small.test), epochs=1, batch_size=8, teacher=teacher)
+    assert log["train_loss"].iloc[-1] == pytest.approx(cost.item(), rel=1e-5)
+    assert teacher.training
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in state(teacher).items())
+
+
+def test_with_a_teacher_whose_answers_are_the_labels_it_is_the_same_training(small: Splits) -> None:
+    class Knows(nn.Module):
+        n_classes = network()(small.train.images[:1]).shape[1]
+
+        def forward(self, images: Tensor) -> Tensor:
+            same = (images[:, None] == small.train.images[None]).flatten(2).all(2)
+            return 1000.0 * F.one_hot(small.train.labels[same.int().argmax(1)], self.n_classes)
+
+    model, taught = network(), network()
+    fit(model, small, epochs=1, batch_size=16)
+    fit(taught, small, epochs=1, batch_size=16, teacher=Knows())
+    for ours, theirs in zip(model.parameters(), taught.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
 
 
 def test_the_learning_rate_rises_to_its_highest_and_falls_to_nearly_nothing(

@@ -1,0 +1,185 @@
+"""What the figures show is what they were given: numbers in percent where the axis says so, one colour a layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from scipy import stats
+
+from cnnprune_utils import plots
+from cnnprune_utils.data import Split
+from cnnprune_utils.models import CNN
+from cnnprune_utils.plan import rank
+from cnnprune_utils.structure import prunable_layers
+
+SCORES = {"network.0": torch.tensor([3.0, 4.0]), "network.2": torch.tensor([0.0, 5.0, 12.0])}
+
+
+@pytest.fixture(autouse=True)
+def no_window() -> Iterator[None]:
+    with mpl.rc_context({"backend": "agg"}):
+        yield
+    plt.close("all")
+
+
+def lines(axes: Axes) -> dict[str, np.ndarray]:
+    """Label -> its points, shape (n, 2)."""
+    return {str(line.get_label()): np.asarray(line.get_xydata()) for line in axes.lines}
+
+
+def texts(figure: Figure) -> set[str]:
+    figure.canvas.draw()
+    return {text.get_text() for text in figure.findobj(mpl.text.Text)}  # type: ignore[attr-defined]
+
+
+def test_a_layer_has_its_colour_by_where_it_first_appears_and_colours_start_again() -> None:
+    assert plots.layer_colors(["b", "a", "b"]) == {"b": plots.LAYER_COLORS[0], "a": plots.LAYER_COLORS[1]}
+    many = plots.layer_colors(str(i) for i in range(20))
+    assert many[str(len(plots.LAYER_COLORS))] == many["0"]
+
+
+def test_class_grid_shows_each_class_in_its_row() -> None:
+    labels = torch.arange(10).repeat(3)
+    images = (labels / 9.0)[:, None, None, None].expand(30, 1, 4, 4).contiguous()
+    figure = plots.class_grid(Split(images, labels), title="ten kinds", per_class=2)
+    shown = [axes.images[0].get_array() for axes in figure.axes]
+    assert [float(picture.max()) for picture in shown] == pytest.approx([k / 9 for k in range(10) for _ in range(2)])
+    assert {"ten kinds", "Trouser", "Ankle boot"} <= texts(figure)
+
+
+def test_learning_curves_leave_out_the_row_before_training_and_count_in_percent() -> None:
+    history = pd.DataFrame(
+        {"epoch": [0, 1, 2], "train_loss": [np.nan, 0.7, 0.5], "validation_loss": [2.0, 0.6, 0.4]}
+    ).assign(validation_accuracy=[0.1, 0.8, 0.9])
+    left, right = plots.learning_curves(history, title="learning")
+    assert lines(left)["training images"].tolist() == [[1, 0.7], [2, 0.5]]
+    assert lines(left)["validation images"].tolist() == [[1, 0.6], [2, 0.4]]
+    assert np.asarray(right.lines[0].get_ydata()) == pytest.approx([80, 90])
+
+
+def test_accuracy_curves_keep_the_stage_colours_and_start_before_the_first_update() -> None:
+    history = pd.DataFrame({"epoch": [0, 1], "validation_accuracy": [0.5, 0.75]})
+    axes = plots.accuracy_curves({"fine-tuned": history, "anything": history}, title="curves")
+    assert lines(axes)["fine-tuned"].tolist() == [[0, 50], [1, 75]]
+    assert to_hex(axes.lines[0].get_color()) == plots.STAGE_COLORS["fine-tuned"].lower()
+
+
+def test_cuts_and_updates_draw_the_updates_half_a_step_after_their_cut() -> None:
+    walk = pd.DataFrame({"removed": [1, 2], "after the cut": [0.8, 0.6], "after the updates": [0.9, 0.7]})
+    axes = plots.cuts_and_updates(walk, at_once=0.3, title="walk")
+    assert np.asarray(axes.lines[0].get_xydata()) == pytest.approx(np.array([[1, 80], [1.5, 90], [2, 60], [2.5, 70]]))
+    assert lines(axes)["all cuts at once"][:, 1] == pytest.approx([30, 30])
+
+
+def test_the_first_order_guess_is_the_straight_line_from_the_open_gate() -> None:
+    axes = plots.loss_along_gate([0.0, 0.5, 1.0], [3.0, 1.5, 1.0], -0.5, title="gate")
+    assert lines(axes)["first-order guess"].tolist() == [[1, 1.0], [0, 1.5]]
+    assert lines(axes)["measured"].tolist() == [[0, 3.0], [0.5, 1.5], [1, 1.0]]
+
+
+def test_predicted_against_true_has_a_panel_for_each_guess_and_a_dot_for_each_filter() -> None:
+    panels = plots.predicted_against_true({"one": SCORES, "two": SCORES}, SCORES, title="guess and truth")
+    assert [axes.get_xlabel() for axes in panels] == ["guess: one", "guess: two"]
+    for axes in panels:
+        dots = [np.asarray(dots.get_offsets()).tolist() for dots in axes.collections]
+        assert dots == [[[3, 3], [4, 4]], [[0, 0], [5, 5], [12, 12]]]
+
+
+def test_score_bars_show_raw_and_normalised_scores() -> None:
+    left, right = plots.score_bars(rank(SCORES), title="scores")
+    assert [bar.get_height() for bar in left.patches] == pytest.approx([3, 4, 0, 5, 12])
+    assert [bar.get_height() for bar in right.patches] == pytest.approx([0.6, 0.8, 0, 5 / 13, 12 / 13])
+
+
+def test_the_ladder_goes_from_the_first_to_leave_to_the_last_with_a_line_below_those_that_leave() -> None:
+    axes = plots.rank_ladder(rank(SCORES), title="ladder", n_removed=2)
+    assert [bar.get_width() for bar in axes.patches] == pytest.approx([0, 5 / 13, 0.6, 0.8, 12 / 13])
+    assert np.asarray(axes.lines[0].get_ydata()).tolist() == [1.5, 1.5]
+    assert axes.get_ylim()[0] > axes.get_ylim()[1]  # the first at the top
+
+
+def test_feature_maps_have_one_scale_for_each_filter() -> None:
+    maps = {"dead": torch.zeros(2, 3, 3), "alive": torch.stack([torch.eye(3), 4 * torch.eye(3)])}
+    figure = plots.feature_maps(torch.rand(2, 1, 3, 3), maps, title="maps")
+    assert [axes.images[0].get_clim()[1] for axes in figure.axes[2:]] == [1, 1, 4, 4]
+    assert {"image", "dead", "alive"} <= texts(figure)
+
+
+def test_stability_draws_the_worst_sample_of_each_size() -> None:
+    table = pd.DataFrame({"n": [100, 100, 1000, 1000], "correlation": [0.9, 0.7, 1.0, 0.95]})
+    axes = plots.stability(table, title="stable")
+    assert lines(axes)["the worst sample of that size"].tolist() == [[100, 0.7], [1000, 0.95]]
+
+
+def test_the_surgery_picture_has_a_panel_for_each_convolution_and_one_for_the_linear_layer() -> None:
+    layers = prunable_layers(CNN((2, 3)))
+    figure = plots.surgery_picture(layers, {"network.0": [1], "network.2": [0, 2]}, 1, title="surgery")
+    assert len(figure.axes) == 3
+    assert "surgery" in texts(figure)
+
+
+def test_accuracy_against_removed_draws_the_mean_of_several_runs_and_their_range() -> None:
+    table = pd.DataFrame({"removed": [1, 1, 2], "order": "random", "accuracy": [0.4, 0.8, 0.5]})
+    axes = plots.accuracy_against_removed(table, title="orders")
+    assert lines(axes)["random"] == pytest.approx(np.array([[1, 60], [2, 50]]))
+    band = axes.collections[0].get_paths()[0].get_extents()
+    assert (band.y0, band.y1) == pytest.approx((40, 80))
+
+
+def test_among_all_has_a_dot_for_each_network_near_its_number_of_filters() -> None:
+    table = pd.DataFrame({"removed": [0, 1, 1], "accuracy": [0.9, 0.5, 0.6]})
+    axes = plots.among_all(table, {"best": pd.Series([0.6], index=[1])}, title="all")
+    dots = np.asarray(axes.collections[0].get_offsets())
+    assert dots[:, 1] == pytest.approx([90, 50, 60])
+    assert np.abs(dots[:, 0] - table["removed"]).max() < 0.5
+    assert lines(axes)["best"] == pytest.approx(np.array([[1, 60]]))
+
+
+def test_lost_to_best_has_a_bar_from_the_least_to_the_most_beside_each_other() -> None:
+    table = pd.DataFrame({"removed": [1, 1, 1, 1], "way": list("aabb"), "lost": [0.0, 0.2, 0.1, 0.3]})
+    axes = plots.lost_to_best(table, title="lost")
+    bars = [bar.get_segments()[0] for bar in axes.collections]
+    assert [bar[:, 1].tolist() for bar in bars] == [pytest.approx([0, 20]), pytest.approx([10, 30])]
+    assert bars[0][0, 0] < 1 < bars[1][0, 0]
+    assert [points[0, 1] for points in lines(axes).values()] == pytest.approx([10, 20])
+
+
+def test_correlation_dots_show_the_mean_and_students_interval() -> None:
+    values = [0.1, 0.2, 0.3, 0.4, 0.5]
+    table = pd.DataFrame({"layer": "all", "criterion": "taylor", "spearman": values})
+    (axes,) = plots.correlation_dots(table, title="dots")
+    low, high = stats.t.interval(0.95, 4, loc=0.3, scale=stats.sem(values))
+    spans = [np.asarray(line.get_xdata()) for line in axes.lines]
+    spans += [segment[:, 0] for bars in axes.collections for segment in bars.get_segments()]  # type: ignore[attr-defined]
+    assert any(sorted(span) == pytest.approx(values) for span in spans)
+    assert any(len(span) == 2 and sorted(span) == pytest.approx([low, high]) for span in spans)
+    assert any(len(span) == 1 and span[0] == pytest.approx(0.3) for span in spans)
+
+
+def test_changes_against_removed_draw_a_line_for_each_column() -> None:
+    table = pd.DataFrame({"promised": [0.1, 0.2], "measured": [0.1, 0.5]}, index=[1, 2])
+    axes = plots.changes_against_removed(table, title="changes")
+    assert lines(axes)["measured"].tolist() == [[1, 0.1], [2, 0.5]]
+    assert axes.lines[-1].get_linewidth() > axes.lines[0].get_linewidth()
+
+
+def test_class_changes_are_sorted_and_losses_have_the_colour_of_what_is_removed() -> None:
+    axes = plots.class_changes(pd.Series({"Coat": 0.01, "Shirt": -0.02}), title="classes")
+    assert [bar.get_width() for bar in axes.patches] == pytest.approx([-2, 1])
+    assert to_hex(axes.patches[0].get_facecolor()) == plots.REMOVED.lower()
+
+
+def test_shares_are_percent_with_the_colour_of_their_stage() -> None:
+    table = pd.DataFrame({"MACs": [1.0, 0.25]}, index=["original", "pruned"])
+    axes = plots.shares(table, title="shares")
+    assert [bar.get_height() for bar in axes.patches] == pytest.approx([100, 25])
+    assert to_hex(axes.patches[1].get_facecolor()) == plots.STAGE_COLORS["pruned"].lower()
