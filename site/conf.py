@@ -29,6 +29,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
     "accessible",
+    "command_help",
     "docstrings",
     "folded",
     "gate_board",

@@ -23,7 +23,7 @@ from execute import NOTEBOOKS, ROOT, write
 from nbformat import NotebookNode
 
 SITE = ROOT / "site"
-TOOLS = ("sphinx", "myst-nb", "sphinx-book-theme", "pydata-sphinx-theme", "latex2mathml")
+TOOLS = ("sphinx", "myst-nb", "sphinx-book-theme", "pydata-sphinx-theme", "latex2mathml", "jsonargparse")
 MODULE = """{module}
 {line}
 
@@ -59,9 +59,10 @@ def entry(notebook: Path) -> str:
 
 
 def modules() -> list[str]:
-    """The names of the package's modules, folders of modules included."""
+    """The names of the package's modules, folders of modules included; the command has a page of its own."""
     files = [path.stem for path in ROOT.glob("cnnprune_utils/[!_]*.py")]
-    return sorted([*files, *(path.parent.name for path in ROOT.glob("cnnprune_utils/*/__init__.py"))])
+    folders = [path.parent.name for path in ROOT.glob("cnnprune_utils/*/__init__.py")]
+    return sorted({*files, *folders} - {"command"})
 
 
 def gather(chapters: Mapping[str, Path], source: Path, failed: Mapping[str, str]) -> None:

@@ -28,9 +28,8 @@ def checkout(tmp_path: Path) -> Path:
     root = tmp_path / "a checkout"
     shutil.copytree(ROOT / "site", root / "site", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "CITATION.cff", root)
-    (root / "site" / "api" / "index.md").write_text(
-        "# The package\n"
-    )  # without the package there is little to say of it
+    for page in ("api/index.md", "command.md"):  # without package and appendix there is little to say of them
+        (root / "site" / page).write_text("# A page\n")
     (root / "notebooks" / "solutions").mkdir(parents=True)
     write(root / "notebooks" / "solutions" / "01_one.ipynb", "this is not executed", opening="# Solutions")
     return root
