@@ -19,7 +19,8 @@ export VENV PYTHON PIP_FLAGS REPOSITORY VARIABLES
 # The package of this checkout, also from an environment that another checkout shares.
 export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
 
-# In an environment's name everything is allowed, so it stands in quotes, and in file names as a number.
+# In an environment's name everything is allowed, so it stands in quotes, and in file names as a number. What runs long is
+# called with exec: no shell stands between it and a signal to stop.
 RUN   := "$(VENV)/bin/python"
 READY := build/ready/$(firstword $(shell printf '%s' "$(VENV)" | cksum))
 
@@ -33,32 +34,32 @@ help:  ## this list
 	@echo "$$VARIABLES"
 
 book: data  ## execute every chapter, and build the web pages from the runs, into build/book
-	@$(RUN) site/build.py
+	@exec $(RUN) site/build.py
 
 html: $(READY)  ## build the web pages from the outputs that the notebooks hold, into build/html
-	@$(RUN) site/pages.py
+	@exec $(RUN) site/pages.py
 
 test: data  ## format, lint, types, unit tests, and every notebook against its stored outputs
 	@$(RUN) -m ruff format --check .
 	@$(RUN) -m ruff check .
 	@$(RUN) -m mypy
-	@$(RUN) -m pytest --nbval
+	@exec $(RUN) -m pytest --nbval
 
 lab: data  ## open chapter 1 in JupyterLab
-	@JUPYTER_PATH="$$(cd "$(VENV)" && pwd)/share/jupyter" $(RUN) -m jupyterlab notebooks/01_train.ipynb
+	@JUPYTER_PATH="$$(cd "$(VENV)" && pwd)/share/jupyter" exec $(RUN) -m jupyterlab notebooks/01_train.ipynb
 
 outputs: data  ## execute the notebooks and store their outputs in them
-	@$(RUN) site/execute.py $(NOTEBOOKS)
+	@exec $(RUN) site/execute.py $(NOTEBOOKS)
 	@$(RUN) site/readme_figure.py
 
 checkpoints: data  ## train the committed checkpoints again, with the calls that the chapters show
-	@$(RUN) -m benchmarks.recipe
+	@exec $(RUN) -m benchmarks.recipe
 
 studies: data  ## make the files of data/studies again: five networks, every way of choosing filters
-	@$(RUN) -m benchmarks.studies
+	@exec $(RUN) -m benchmarks.studies
 
 bench: data  ## measure what the book claims of its speed and accuracy
-	@$(RUN) -m benchmarks
+	@exec $(RUN) -m benchmarks
 
 data: $(READY)-data  ## fetch Fashion-MNIST
 

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import nbformat
-from execute import NOTEBOOKS, ROOT, NotebookFailed, execute, prepare_environment, write
+from execute import INTERRUPTED, NOTEBOOKS, ROOT, NotebookFailed, execute, listen, prepare_environment, write
 from pages import PagesFailed, build, chapters_of
 
 EXECUTED = ROOT / "build" / "executed"
@@ -74,4 +74,9 @@ def main(into: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "build" / "book"))
+    listen()
+    try:
+        sys.exit(main(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "build" / "book"))
+    except KeyboardInterrupt:
+        print("\nInterrupted. The chapters that ran are kept: the same command goes on from here.", file=sys.stderr)
+        sys.exit(INTERRUPTED)

@@ -37,7 +37,6 @@ extensions = [
 ]
 exclude_patterns = ["_*"]
 nitpicky = False
-suppress_warnings = ["toc.empty_glob"]  # a book without its appendix is a book
 
 # Notebooks are shown with the outputs that they hold. Executing them is the business of site/execute.py.
 nb_execution_mode = "off"

@@ -19,7 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import nbformat
-from execute import NOTEBOOKS, ROOT, write
+from execute import INTERRUPTED, NOTEBOOKS, ROOT, listen, write
 from nbformat import NotebookNode
 
 SITE = ROOT / "site"
@@ -158,4 +158,9 @@ def main(into: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "build" / "html"))
+    listen()
+    try:
+        sys.exit(main(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "build" / "html"))
+    except KeyboardInterrupt:
+        print("\nInterrupted. The pages that were there are as they were.", file=sys.stderr)
+        sys.exit(INTERRUPTED)

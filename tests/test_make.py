@@ -7,8 +7,10 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -156,6 +158,29 @@ esac
     assert [make(*arguments, folder=checkout, path=path).returncode == 0 for _ in range(3)] == [False, True, True]
     install = "-m pip install --prefer-binary --no-input --editable .[book,command,test]"
     assert calls.read_text().splitlines() == [install] * 2
+
+
+@pytest.mark.parametrize("target", ["book", "html", "outputs"])
+def test_a_target_that_is_stopped_leaves_nothing_running(machine: Path, tmp_path: Path, target: str) -> None:
+    """With a Python that writes down who it is, and then takes its time."""
+    python, pid = tmp_path / "venv" / "bin" / "python", tmp_path / "pid"
+    python.parent.mkdir(parents=True)
+    command(python, f'#!/bin/sh\ncase "$1" in site/[bpe]*.py) echo $$ > {pid}; exec sleep 600 ;; esac\n')
+    checkout = tmp_path / "checkout"
+    shutil.copytree(ROOT / "site", checkout / "site")
+    for name in ("Makefile", "pyproject.toml"):
+        shutil.copy(ROOT / name, checkout / name)
+    process = subprocess.Popen(
+        ["make", target, f"VENV={tmp_path / 'venv'}"], cwd=checkout, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    until = time.monotonic() + 60
+    while not (pid.exists() and pid.read_text()):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    process.terminate()
+    process.communicate(timeout=20)
+    assert not psutil.pid_exists(int(pid.read_text()))
 
 
 def test_every_target_that_help_lists_can_be_made() -> None:

@@ -7,13 +7,16 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 from xml.etree import ElementTree
 
 import nbformat
+import psutil
 import pytest
 from nbformat import v4
 
@@ -47,6 +50,28 @@ def run(checkout: Path, script: str, *arguments: str, **variables: str) -> subpr
     command = [sys.executable, f"site/{script}.py", *arguments]
     environment = {**os.environ, "MPLBACKEND": "agg", "TQDM_DISABLE": "", **variables}
     return subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, check=False)
+
+
+def stopped(checkout: Path, script: str, number: signal.Signals, *, once_there_is: Path) -> tuple[str, str]:
+    """What a run said, and what it complained of, when it was stopped by a signal as soon as a file was there."""
+    command = [sys.executable, f"site/{script}.py"]
+    process = subprocess.Popen(command, cwd=checkout, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        until = time.monotonic() + 120
+        while not (once_there_is.exists() and once_there_is.read_text()):
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        process.send_signal(number)
+        said, complaint = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 130, complaint
+    return said, complaint
+
+
+def is_alive(pid: int) -> bool:
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
 def test_a_chapter_that_fails_is_named_with_its_cell_and_the_others_are_built(checkout: Path) -> None:
@@ -85,6 +110,38 @@ def test_a_chapter_that_fails_is_named_with_its_cell_and_the_others_are_built(ch
     assert (book / "solutions" / "01_one.html").exists()
     assert not (book / "03_three.html").exists()
     assert nbformat.read(chapters / "02_two.ipynb", as_version=4).cells[1].outputs == []  # a run stores nothing in it
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "a polite kill"])
+def test_a_run_that_is_stopped_takes_its_kernel_along_and_goes_on_later(checkout: Path, number: signal.Signals) -> None:
+    chapters, pid = checkout / "notebooks", checkout / "pid"
+    write(chapters / "01_one.ipynb", "1")
+    write(
+        chapters / "02_two.ipynb", f"import os, time\nopen({str(pid)!r}, 'w').write(str(os.getpid()))\ntime.sleep(600)"
+    )
+    write(chapters / "03_three.ipynb", "1")
+    said, complaint = stopped(checkout, "build", number, once_there_is=pid)
+    assert "Traceback" not in complaint
+    assert complaint.strip().endswith("The chapters that ran are kept: the same command goes on from here.")
+    assert not is_alive(int(pid.read_text()))
+    assert "03_three" not in said
+
+    (chapters / "02_two.ipynb").unlink()
+    write(chapters / "02_two.ipynb", "1")
+    assert run(checkout, "build").stdout.split()[:2] == ["01_one", "up"]
+
+
+def test_pages_that_are_stopped_leave_no_process_and_the_old_pages(checkout: Path) -> None:
+    write(checkout / "notebooks" / "01_one.ipynb", "1", opening="# One\n\n*A promise.*")
+    assert run(checkout, "pages").returncode == 0
+    page, pid = checkout / "build" / "html" / "01_one.html", checkout / "pid"
+    before = page.read_bytes()
+    with (checkout / "site" / "conf.py").open("a") as settings:
+        settings.write(f"\nimport time\nopen({str(pid)!r}, 'w').write(str(os.getpid()))\ntime.sleep(600)\n")
+    _, complaint = stopped(checkout, "pages", signal.SIGTERM, once_there_is=pid)
+    assert complaint.strip() == "Interrupted. The pages that were there are as they were."
+    assert not is_alive(int(pid.read_text()))
+    assert page.read_bytes() == before
 
 
 def test_a_warning_stops_the_pages_and_leaves_those_that_were_there(checkout: Path) -> None:
@@ -161,7 +218,8 @@ def test_the_font_of_the_formulas_has_every_sign_that_they_use(mathml: ModuleTyp
     signs = set((ROOT / "site" / "_static" / "fonts" / "signs.txt").read_text().split("\n")[0])
     for path in (ROOT / "notebooks").rglob("[0-9]*.ipynb"):
         for cell in nbformat.read(path, as_version=4).cells:
-            for tex in re.findall(r"\$\$?([^$]+)\$", cell.source if cell.cell_type == "markdown" else ""):
+            formulas = re.findall(r"(\$\$?)([^$]+)\1", cell.source if cell.cell_type == "markdown" else "")
+            for _, tex in formulas:
                 used = set("".join(ElementTree.fromstring(mathml.mathml(tex)).itertext()))
                 assert used <= signs | {" ", "\u00a0"}, f"{path.name}: {tex} needs {used - signs}"
 
