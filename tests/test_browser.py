@@ -178,15 +178,23 @@ def inspect(browser: Any, address: str, name: str) -> Visit:
     page.goto(f"{address}/{name}.html", wait_until="load")
     page.wait_for_function("performance.getEntriesByName('first-contentful-paint').length")
     visit.look = page.evaluate(LOOK)
-    picture = SCREENSHOTS / name.replace("/", "-")
-    page.screenshot(path=f"{picture}-light.png", full_page=True, animations="disabled")
+
+    def picture(kind: str) -> None:
+        path = SCREENSHOTS / f"{name.replace('/', '-')}-{kind}.png"
+        page.screenshot(path=path, full_page=True, animations="disabled")
+
+    picture("light")
     visit.violations["light"] = violations(page)
     page.emulate_media(color_scheme="dark")
     page.wait_for_function("document.documentElement.dataset.theme === 'dark'")
+    picture("dark")
     visit.violations["dark"] = violations(page, "color-contrast", "link-in-text-block")  # what colours can break
     page.set_viewport_size(NARROW)
     visit.wider = page.evaluate(WIDER)
-    page.screenshot(path=f"{picture}-dark-narrow.png", full_page=True, animations="disabled")
+    picture("dark-narrow")
+    page.emulate_media(color_scheme="light")
+    page.wait_for_function("document.documentElement.dataset.theme === 'light'")
+    picture("light-narrow")
     context.close()
     return visit
 
@@ -399,8 +407,30 @@ def lab(tmp_path: Path) -> Iterator[tuple[str, Path]]:
         log.close()
 
 
+def board_in(page: Any) -> Any:
+    """The gate board of an open notebook. JupyterLab keeps only the cells near the screen, so it is looked for."""
+    board = page.locator(".gate-board")
+    page.evaluate("document.querySelector('.jp-WindowedPanel-outer').scrollTop = 0")
+    for _ in range(60):
+        if board.count() and board.locator("[role=switch]").count():
+            board.scroll_into_view_if_needed()
+            return board
+        page.evaluate("document.querySelector('.jp-WindowedPanel-outer').scrollBy(0, 400)")
+        page.wait_for_timeout(300)
+    raise AssertionError("there is no board")
+
+
+def numbers(board: Any) -> dict[str, str]:
+    """What the tiles of a board show."""
+    found: dict[str, str] = board.evaluate(
+        """root => Object.fromEntries([...root.querySelectorAll('.gb-tile')].map(
+            tile => [tile.dataset.name, tile.querySelector('.gb-value').textContent]))"""
+    )
+    return found
+
+
 @pytest.mark.slow
-def test_jupyterlab_runs_all_of_chapter_4(browser: Any, lab: tuple[str, Path]) -> None:
+def test_jupyterlab_runs_all_of_chapter_4_and_its_board_answers(browser: Any, lab: tuple[str, Path]) -> None:
     address, copy = lab
     page = browser.new_page(viewport=WIDE)
     page.set_default_timeout(60_000)
@@ -419,10 +449,24 @@ def test_jupyterlab_runs_all_of_chapter_4(browser: Any, lab: tuple[str, Path]) -
     while None in [cell.execution_count for cell in cells()] and time.monotonic() < until:
         page.wait_for_timeout(2000)
         page.keyboard.press("Control+s")
-    page.screenshot(path=SCREENSHOTS / "jupyterlab.png")
-    page.close()
     run = cells()
     assert [cell.execution_count for cell in run] == list(range(1, len(run) + 1))
     outputs = [output for cell in run for output in cell.outputs]
     assert [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"] == []
     assert sum("image/png" in output.get("data", {}) for output in outputs) == 2
+
+    board = board_in(page)
+    shown = numbers(board)
+    assert (shown["Accuracy"], shown["Parameters"]) == ("76.22 %", "23,617")  # the chapter's plan, eight gates closed
+    changed = board.get_by_text(re.compile(r"^\d+ of 200 answers differ")).inner_text()
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=SCREENSHOTS / "jupyterlab.png")
+    closed = board.get_by_role("switch", checked=False).first
+    closed.focus()
+    page.keyboard.press("Space")
+    assert board.get_by_role("switch", checked=False).count() == 7
+    opened = numbers(board)
+    assert all(opened[name] != shown[name] for name in ("Accuracy", "Loss", "Parameters", "MACs"))
+    # the numbers come from the browser; the answers that changed come from Python, in its own time
+    board.get_by_text(re.compile(r"^\d+ of 200 answers differ")).filter(has_not_text=changed).wait_for()
+    page.close()

@@ -29,7 +29,7 @@ class BoardIsElsewhere(SphinxPostTransform):
                 to = self.app.builder.get_relative_uri(self.env.current_document.docname, PAGE)
                 link = nodes.reference("", "The gate board", refuri=to, internal=True)
                 after = ": in a notebook it stands here, and on these pages it has a page of its own."
-                output.replace_self(nodes.paragraph("", "", link, nodes.Text(after)))
+                output.parent.replace(output, nodes.paragraph("", "", link, nodes.Text(after)))
 
 
 def write_board(app: Sphinx, error: Exception | None) -> None:
