@@ -184,6 +184,15 @@ def test_every_figure_says_in_its_cell_what_it_shows(path: Path) -> None:
             )
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks" / "solutions").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_a_solution_begins_with_its_question_so_that_only_the_answer_is_folded(path: Path) -> None:
+    cells = nbformat.read(path, as_version=4).cells
+    prose = "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    exercises = re.findall(r"^## Exercise (\d)\n\n(.+?)(?=\n\n|\Z)", prose, re.MULTILINE | re.DOTALL)
+    assert [number for number, _ in exercises] == ["1", "2", "3"]
+    assert [text for _, text in exercises if not re.fullmatch(r"\*[^*].*[^*]\*", text, re.DOTALL)] == []
+
+
 @pytest.fixture
 def mathml(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(ROOT / "site" / "extensions")
@@ -196,8 +205,15 @@ def mathml(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
         ("16{,}384", "<mn>16,384</mn>"),
         ("= -0.46", '<mo form="prefix">−</mo>'),
         ("a - b", "<mo>−</mo>"),
+        (r"\ln 2", '<mi>ln</mi><mspace width="0.17em" /><mn>2</mn>'),
+        (r"\ln(1 + a)", "<mi>ln</mi><mo"),
         (r"\Theta", '<mi mathvariant="normal">Θ</mi>'),
         (r"\left| \sum_m z_m \right|", "<munder><mo>∑</mo><mi>m</mi></munder>"),
+        (
+            "2(a)^2",
+            '<msup><mrow><mo stretchy="false">(</mo><mi>a</mi><mo stretchy="false">)</mo></mrow><mn>2</mn></msup>',
+        ),
+        (r"\sqrt{n}", '<msqrt><mspace width="0" height="0.78em" depth="0.1em" /><mrow><mi>n</mi></mrow></msqrt>'),
         ("|a|", '<mo stretchy="false" form="prefix" lspace="0" rspace="0">|</mo><mi>a</mi>'),
     ],
 )

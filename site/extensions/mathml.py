@@ -11,6 +11,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
@@ -31,6 +32,7 @@ CAPITAL_GREEK = re.compile("[\u0391-\u03a9]")
 OPENING = set("=≈<>≤≥∈←→([{|+−×/,")  # a minus sign after one of these belongs to the number behind it
 IN_TABLE = re.compile(r"\$([^$\n]+)\$")
 PARTS = {"mfrac": 2, "mroot": 2, "msub": 2, "msup": 2, "munder": 2, "mover": 2, "msubsup": 3, "munderover": 3}
+FUNCTIONS = ("exp", "ln", "log", "max", "min")
 LIMITS = {"msub": "munder", "msup": "mover", "msubsup": "munderover"}
 
 
@@ -58,9 +60,39 @@ def _grouped_commas(tree: Element) -> None:
                 parent.remove(comma)
 
 
+def _raised_brackets(tree: Element) -> None:
+    """Raise a whole bracket to its power, and not the bracket's right half alone: only so do its halves match."""
+    for parent, children in _parents(tree):
+        for raised in children:
+            if raised.tag not in LIMITS or not _is(raised[0], "mo", ")"):
+                continue
+            depth, inside = 1, [raised[0]]
+            for child in reversed(list(parent)[: list(parent).index(raised)]):
+                inside.insert(0, child)
+                depth += _is(child, "mo", ")") - _is(child, "mo", "(")
+                if not depth:
+                    break
+            else:
+                continue  # it opens elsewhere
+            bracket = Element("mrow")
+            bracket.extend(inside)
+            for child in inside[:-1]:
+                parent.remove(child)
+            raised[0] = bracket
+
+
+def _roomy_roots(tree: Element) -> None:
+    """Give what stands under a root the height of a line, so that the bar keeps its distance from small letters."""
+    for root in tree.iter("msqrt"):
+        root.insert(0, Element("mspace", width="0", height="0.78em", depth="0.1em"))
+
+
 def _spaced(tree: Element) -> None:
-    """Give operators the space that a reader of TeX expects."""
-    for _, children in _parents(tree):
+    """Give operators and named functions the space that a reader of TeX expects."""
+    for parent, children in _parents(tree):
+        for child, behind in pairwise(children):
+            if child.tag == "mi" and child.text in FUNCTIONS and behind.tag in ("mi", "mn"):
+                parent.insert(list(parent).index(behind), Element("mspace", width="0.17em"))
         inside_bars = False
         before: Element | None = None
         for child in children:
@@ -104,6 +136,8 @@ def mathml(formula: str, *, block: bool = False) -> str:
         if len(element) != PARTS.get(element.tag, len(element)):
             raise FormulaError(f"a part of a fraction, a root, an index or a power is missing ({element.tag})")
     _grouped_commas(tree)
+    _raised_brackets(tree)
+    _roomy_roots(tree)
     _spaced(tree)
     tree.set("alttext", tex)
     return ElementTree.tostring(tree, encoding="unicode")
