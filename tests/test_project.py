@@ -53,6 +53,7 @@ ORDER = [
     "command.pictures",
     "command.options",
     "command.cli",
+    "command.__main__",
 ]
 
 

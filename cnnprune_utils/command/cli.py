@@ -182,7 +182,3 @@ def _checked(model: nn.Module, name: str) -> nn.Module:
 def _say(text: str, code: int) -> int:
     print(text, file=sys.stderr)
     return code
-
-
-if __name__ == "__main__":
-    sys.exit(main())
