@@ -103,7 +103,9 @@ def test_the_installed_command_is_the_one_tested_here(
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
     assert scripts == {"cnnprune": f"{entry.__name__}:{entry.main.__name__}"}
     monkeypatch.setattr(sys, "argv", ["cnnprune", "predict", "nothing.safetensors", "--index", "[0]"])
+    monkeypatch.setattr(os, "environ", dict(os.environ))  # the notebooks, which are tested after this, draw
     assert entry.main() == cli.FAILED
+    assert os.environ["MPLBACKEND"] == "agg"
     assert capsys.readouterr().err == "error: there is no run folder and no file nothing.safetensors\n"
 
 

@@ -1,7 +1,8 @@
-"""Where the command begins, also as ``python -m cnnprune_utils.command``: it looks whether its packages are there."""
+"""Where the command begins, also as ``python -m cnnprune_utils.command``: what its process needs beforehand."""
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib.util import find_spec
 
@@ -21,6 +22,9 @@ def main() -> int:
             f"error: cnnprune needs what is not installed; pip install {' '.join(missing)} brings it", file=sys.stderr
         )
         return 1
+    os.environ.setdefault("MPLBACKEND", "agg")  # figures go to files; there may be no screen
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")
     from . import cli
 
     return cli.main()
