@@ -12,12 +12,14 @@ import pytest
 ROOT = Path(__file__).resolve().parent
 APPENDIX = ROOT / "notebooks" / "appendix_mlflow.ipynb"
 
+# Progress bars are for a person who watches; here they would be compared, as outputs to stderr. It is read when tqdm is
+# imported, which tests/conftest.py does.
+os.environ["TQDM_DISABLE"] = "1"
+
 
 def pytest_configure(config: pytest.Config) -> None:
     # The kernels import the package of this checkout, also from an environment that another checkout shares.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    # Progress bars are for a person who watches; here they would be compared, as outputs to stderr.
-    os.environ["TQDM_DISABLE"] = "1"
     # Threads that wait for each other sleep instead of spinning: on a busy machine that is several times faster.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # A kernel draws into its notebook, unless this variable says otherwise; the tests draw nowhere.

@@ -127,8 +127,8 @@ def fit(
         schedule: what the learning rate does instead: one of :data:`SCHEDULES`.
         on_epoch: called with each row of the result as soon as it is known.
         state_file: keeps the state after each epoch; None for nowhere. After a kill, the same call goes on from the
-            last whole epoch to the same result, bit for bit on one machine; after the end, it returns at once. It calls
-            ``on_epoch`` with the rows of before, too.
+            last whole epoch to the same result (bit for bit on one machine with as many threads); after the end, it
+            returns at once. It calls ``on_epoch`` with the rows of before, too.
 
     Returns:
         One row per epoch, and before them row 0, the model as it came: ``epoch``, ``train_loss`` (mean over the images

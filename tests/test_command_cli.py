@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import tomllib
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import pytest
 import yaml
 from torchvision.transforms.functional import to_pil_image
 
+from cnnprune_utils.command import __main__ as entry
 from cnnprune_utils.command import cli, work
 from cnnprune_utils.command.cli import main
 from cnnprune_utils.command.folder import STEPS, RunFolder
@@ -95,9 +97,35 @@ def test_flags_win_over_the_file_and_the_file_over_the_defaults(capsys: pytest.C
     assert settings.pruning.remove == {"network.4": 3}
 
 
-def test_the_installed_command_is_main() -> None:
+def test_the_installed_command_is_the_one_tested_here(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
-    assert scripts == {"cnnprune": f"{cli.__name__}:{main.__name__}"}
+    assert scripts == {"cnnprune": f"{entry.__name__}:{entry.main.__name__}"}
+    monkeypatch.setattr(sys, "argv", ["cnnprune", "predict", "nothing.safetensors", "--index", "[0]"])
+    monkeypatch.setattr(os, "environ", dict(os.environ))  # the notebooks, which are tested after this, draw
+    assert entry.main() == cli.FAILED
+    assert os.environ["MPLBACKEND"] == "agg"
+    assert capsys.readouterr().err == "error: there is no run folder and no file nothing.safetensors\n"
+
+
+def test_without_its_packages_it_says_what_to_install(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_group = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["command"]
+    assert sorted([*entry.NEEDS.values(), "mlflow"]) == sorted(name.partition(">")[0] for name in of_group)
+    monkeypatch.setattr(entry, "find_spec", lambda name: None if name in ("jsonargparse", "yaml") else find_spec(name))
+    assert entry.main() == cli.FAILED
+    errors = capsys.readouterr().err
+    assert errors == "error: cnnprune needs what is not installed; pip install jsonargparse pyyaml brings it\n"
+
+
+def test_where_packages_lack_it_ends_before_it_asks_for_one_of_them() -> None:
+    """As the installed command does: a process that cannot import jsonargparse."""
+    code = "import sys; sys.modules['jsonargparse'] = None; import cnnprune_utils.command.__main__ as entry; "
+    code += "entry.find_spec = lambda name: None; sys.exit(entry.main())"
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr.count("\n")) == (cli.FAILED, 1)
 
 
 # used wrongly
@@ -207,7 +235,7 @@ def test_a_learning_that_diverges_is_a_failure(capsys: pytest.CaptureFixture[str
 
 
 def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", cli.__name__, *arguments]
+    return [sys.executable, "-m", entry.__package__, *arguments]
 
 
 def environment() -> dict[str, str]:

@@ -262,6 +262,29 @@ def test_an_interrupted_run_says_so_and_the_one_that_goes_on_is_the_same(
     assert (whole["info"]["run_id"], whole["info"]["status"]) == (stopped["info"]["run_id"], "FINISHED")
 
 
+def test_after_kill_9_it_goes_on_as_the_same_run_and_no_epoch_is_logged_twice_or_never(server: str) -> None:
+    mine = ["run", "mine", "--data.train", "1000", "--data.validation", "200", "--training.epochs", "40"]
+    mine += ["--finetuning.epochs", "1", "--tracking.uri", server]
+    command = [sys.executable, "-m", "cnnprune_utils.command", *mine]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while not Path("mine/train.state").exists():
+        assert process.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    killed = run_of(Path("mine"), server)
+    assert killed["info"]["status"] == "RUNNING"  # it had no time to say anything
+    assert main(["run", "mine"]) == 0
+    whole = run_of(Path("mine"), server)
+    assert (whole["info"]["run_id"], whole["info"]["status"]) == (killed["info"]["run_id"], "FINISHED")
+    for metric in ("validation_loss", "seconds"):
+        rows = pd.read_csv("mine/train.csv")
+        assert history(whole, server, f"original/{metric}") == list(zip(rows["epoch"], rows[metric], strict=True))
+
+
 # a server that does not answer
 
 
@@ -412,7 +435,7 @@ def test_without_a_server_runs_are_in_a_file_and_ui_shows_them_on_loopback(capfd
     assert [path.name for path in Path().iterdir()] == ["runs"]
     port = free_port()
     ui = subprocess.Popen(
-        [sys.executable, "-m", cli.__name__, "ui", "--port", str(port)],
+        [sys.executable, "-m", "cnnprune_utils.command", "ui", "--port", str(port)],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

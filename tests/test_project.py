@@ -57,6 +57,7 @@ ORDER = [
     "command.pictures",
     "command.options",
     "command.cli",
+    "command.__main__",
 ]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import shlex
 import signal
 import sys
@@ -29,9 +28,6 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line says; returns the exit code."""
-    os.environ.setdefault("MPLBACKEND", "agg")  # figures go to files; there may be no screen
-    if not sys.stderr.isatty():
-        os.environ.setdefault("TQDM_DISABLE", "1")
     try:
         given = parser().parse_args(arguments, defaults=False)
         command, options = given.command, given[given.command]
@@ -182,7 +178,3 @@ def _checked(model: nn.Module, name: str) -> nn.Module:
 def _say(text: str, code: int) -> int:
     print(text, file=sys.stderr)
     return code
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,34 @@
+"""Where the command begins, also as ``python -m cnnprune_utils.command``: what its process needs beforehand."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.util import find_spec
+
+NEEDS = {
+    "jsonargparse": "jsonargparse",
+    "docstring_parser": "docstring-parser",
+    "filelock": "filelock",
+    "yaml": "pyyaml",
+}
+"""Module -> the package that brings it. MLflow is not among them: without it runs are kept in their folders only."""
+
+
+def main() -> int:
+    """Do what the command line says; returns the exit code."""
+    if missing := [package for module, package in NEEDS.items() if find_spec(module) is None]:
+        print(
+            f"error: cnnprune needs what is not installed; pip install {' '.join(missing)} brings it", file=sys.stderr
+        )
+        return 1
+    os.environ.setdefault("MPLBACKEND", "agg")  # figures go to files; there may be no screen
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")
+    from . import cli
+
+    return cli.main()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
