@@ -184,6 +184,21 @@ def test_every_figure_says_in_its_cell_what_it_shows(path: Path) -> None:
             )
 
 
+def test_a_widget_is_stored_as_its_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "site")
+    execute = importlib.import_module("execute")
+    data = {
+        "text/plain": "Board(14 gates)",
+        "application/vnd.jupyter.widget-view+json": {"model_id": "not twice the same"},
+    }
+    notebook = v4.new_notebook(
+        cells=[v4.new_code_cell(outputs=[v4.new_output("display_data", data=data)])], metadata={"widgets": {}}
+    )
+    execute.without_widgets(notebook)
+    assert notebook.cells[0].outputs[0].data == {"text/plain": "Board(14 gates)"}
+    assert "widgets" not in notebook.metadata
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks" / "solutions").glob("*.ipynb")), ids=lambda path: path.stem)
 def test_a_solution_begins_with_its_question_so_that_only_the_answer_is_folded(path: Path) -> None:
     cells = nbformat.read(path, as_version=4).cells
