@@ -102,8 +102,9 @@ def test_the_installed_command_is_the_one_tested_here(
 ) -> None:
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
     assert scripts == {"cnnprune": f"{entry.__name__}:{entry.main.__name__}"}
-    monkeypatch.setattr(sys, "argv", ["cnnprune", "predict", "nothing.safetensors", "--index", "[0]"])
+    monkeypatch.setattr(sys, "argv", ["cnnprune", "predict", "nothing.safetensors", "--index", "0"])
     monkeypatch.setattr(os, "environ", dict(os.environ))  # the notebooks, which are tested after this, draw
+    monkeypatch.setattr(entry.signal, "signal", lambda *_: None)
     assert entry.main() == cli.FAILED
     assert os.environ["MPLBACKEND"] == "agg"
     assert capsys.readouterr().err == "error: there is no run folder and no file nothing.safetensors\n"
@@ -153,8 +154,12 @@ def test_where_packages_lack_it_ends_before_it_asks_for_one_of_them() -> None:
         ("score", "folder"),
         ("score runs/none --training.epochs 3", "training.epochs"),
         ("train .", "is no run"),
+        ("train broken.yaml", "broken.yaml is a file, and a run is a folder"),
+        ("score .", "`cnnprune train` begins one in a new folder"),
+        ("run --training.epoch 3", "--training.epoch"),
+        ("run --seed 4294967296", "seed=4294967296 must lie between 0 and 4294967295"),
         ("predict model.safetensors", "nothing to predict"),
-        ("predict model.safetensors --index [10000]", "numbered from 0 to 9999"),
+        ("predict model.safetensors --index 10000", "numbered from 0 to 9999"),
     ],
 )
 def test_used_wrongly_it_says_how_and_ends_with_2(line: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -229,6 +234,19 @@ def test_a_damaged_checkpoint_is_a_failure_and_not_a_traceback(capsys: pytest.Ca
 def test_a_learning_that_diverges_is_a_failure(capsys: pytest.CaptureFixture[str]) -> None:
     assert called("train", "mine", *SMALL, "--training.learning_rate", "1e30") == cli.FAILED
     assert "error: the loss is not finite in epoch" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("few_images")
+def test_a_damaged_table_is_named_and_how_to_make_it_anew(capsys: pytest.CaptureFixture[str]) -> None:
+    assert called("run", "mine", *SMALL) == 0
+    Path("mine/pruned.safetensors").unlink()
+    for content in ("garbage", ""):
+        Path("mine/ranks.csv").write_text(content)
+        assert called("run", "mine") == cli.FAILED
+        said = capsys.readouterr().err
+        assert said.startswith("error: mine/ranks.csv is damaged: ")
+        assert said.endswith("`cnnprune score mine --redo` makes it anew\n")
+    assert called("score", "mine", "--redo") == called("run", "mine") == 0
 
 
 # the end of its process
@@ -350,7 +368,7 @@ BASELINE = str(ROOT / "data" / "checkpoints" / "baseline.safetensors")
 def test_predict_says_the_class_of_pictures_and_of_test_images(
     pictures: Path, splits: Splits, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert called("predict", BASELINE, str(pictures), "--index", "[0, 1]") == 0
+    assert called("predict", BASELINE, str(pictures), "--index", "0", "1") == 0
     first, second, third, fourth = capsys.readouterr().out.splitlines()
     for line, n in ((first, 0), (second, 1), (third, 0), (fourth, 1)):
         assert f": {CLASS_NAMES[int(splits.test.labels[n])]} " in line
@@ -377,16 +395,19 @@ def test_a_broken_picture_is_one_line_the_good_ones_are_predicted_and_it_ends_wi
     assert missing.startswith("nowhere.png: ")
 
 
-def test_predict_takes_the_smallest_finished_network_of_a_run(capsys: pytest.CaptureFixture[str]) -> None:
+def test_predict_takes_the_last_network_of_a_run_and_says_if_it_is_not_fine_tuned(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     Path("run").mkdir()
-    assert called("predict", "run", "--index", "[0]") == cli.FAILED
-    assert "holds no network yet" in capsys.readouterr().err
+    assert called("predict", "run", "--index", "0") == cli.FAILED
+    assert "holds no network of a run; `cnnprune train` makes one" in capsys.readouterr().err
     said = []
     for name, seed_widths in (("baseline", (2, 4, 8)), ("pruned", (1, 2, 3)), ("finetuned", (1, 2, 2))):
         save_model(CNN(seed_widths), Path("run", f"{name}.safetensors"))
-        assert called("predict", "run", "--index", "[0]", "--json") == 0
-        in_run = capsys.readouterr().out
-        assert called("predict", f"run/{name}.safetensors", "--index", "[0]", "--json") == 0
+        assert called("predict", "run", "--index", "0", "--json") == 0
+        in_run, note = capsys.readouterr()
+        assert (f"the {name} network answers" in note) == (name != "finetuned")
+        assert called("predict", f"run/{name}.safetensors", "--index", "0", "--json") == 0
         assert capsys.readouterr().out == in_run
         said.append(in_run)
     assert len(set(said)) == 3
@@ -417,3 +438,32 @@ def test_predict_names_a_model_that_it_cannot_use(model: str, said: str, capsys:
 def test_data_says_where_the_images_are(capsys: pytest.CaptureFixture[str], splits: Splits) -> None:
     assert called("data") == 0
     assert capsys.readouterr().out.count("SHA-256 ok") == 4
+
+
+# signs and signals
+
+
+def test_signs_that_the_output_cannot_show_end_no_run() -> None:
+    code = "import sys; from cnnprune_utils.command import __main__ as entry, cli\n"
+    code += "cli.main = lambda: print('├─') or 0\nsys.exit(entry.main())"
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment() | {"PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stdout.strip(), ended.stderr) == (0, b"??", b"")
+
+
+def test_ctrl_c_again_while_the_process_ends_changes_nothing() -> None:
+    code = "import signal, sys; from cnnprune_utils.command import __main__ as entry, cli\n"
+    code += "cli.main = lambda: 130\ncode = entry.main(); signal.raise_signal(signal.SIGINT); sys.exit(code)"
+    ended = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, check=False)
+    assert (ended.returncode, ended.stderr) == (cli.INTERRUPTED, b"")
+
+
+def test_ctrl_c_before_anything_else_is_no_traceback() -> None:
+    code = "import sys; from cnnprune_utils.command import __main__ as entry, cli\n"
+    code += "def pressed(): raise KeyboardInterrupt\ncli.main = pressed\nsys.exit(entry.main())"
+    ended = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, check=False)
+    assert (ended.returncode, ended.stderr) == (cli.INTERRUPTED, b"")

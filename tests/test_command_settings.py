@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from benchmarks import recipe, usual_recipe
-from cnnprune_utils.command.groups import Criterion, Loop, Network, Schedule
+from cnnprune_utils.command.groups import Criterion, Loop, Network, Pruning, Schedule
 from cnnprune_utils.command.parsing import CONFIGS, SettingsError, from_mapping, merged, named, read, shipped, to_yaml
 from cnnprune_utils.command.settings import Settings, differences
 from cnnprune_utils.criteria import CRITERIA
@@ -66,6 +66,17 @@ def test_the_choices_are_those_of_the_package() -> None:
 # reading and writing
 
 
+def test_a_size_that_is_named_replaces_another_one_and_points_go_with_it() -> None:
+    base = asdict(Settings())
+    assert from_mapping(merged(base, {"pruning": {"parameters": 20_000}})).pruning == Pruning(
+        remove=None, parameters=20_000
+    )
+    both = merged(base, {"pruning": {"way": "loop", "points": 1}})
+    assert from_mapping(both).pruning == Pruning(way="loop", remove=8, points=1)
+    with pytest.raises(SettingsError, match="give one of"):
+        from_mapping(merged(base, {"pruning": {"parameters": 20_000, "remove": 3}}))
+
+
 def test_settings_written_as_yaml_are_read_back() -> None:
     values = {"seed": 3, "network": {"widths": [3, 5]}, "pruning": {"remove": {"network.2": 2}}, "data": {"train": 99}}
     settings = from_mapping(values)
@@ -84,7 +95,7 @@ def test_settings_written_as_yaml_are_read_back() -> None:
         ({"training": 3}, "training is a group of settings, epochs, .*, not 3"),
         ({"seed": None}, "seed must have a value, not null"),
         ({"training": {"epochs": None}}, "training.epochs must have a value, not null"),
-        ({"seed": -1}, "seed=-1 must be at least 0"),
+        ({"seed": -1}, "seed=-1 must lie between 0 and 4294967295"),
         ({"training": {"epochs": 0}}, "training.epochs=0 must be at least 1"),
         ({"finetuning": {"batch_size": -32}}, "finetuning.batch_size=-32 must be at least 1"),
         ({"training": {"learning_rate": 0}}, "training.learning_rate=0.* must be a positive number"),

@@ -302,7 +302,7 @@ def test_a_server_that_refuses_costs_a_line_and_a_later_call_logs_what_it_missed
     assert main(["run", "mine", *SMALL, "--tracking.uri", nobody]) == 0
     assert the_warning(capsys) == (
         f"warning: MLflow, {nobody}: it does not answer. The run goes on; everything is kept in mine, and "
-        "`cnnprune run mine` logs later what is missing"
+        "the next command for it logs what is missing"
     )
     assert all(RunFolder(Path("mine")).done(step) for step in STEPS)
     assert main(["run", "mine", "--tracking.uri", server]) == 0
@@ -404,7 +404,7 @@ def test_predict_takes_a_run_and_a_registered_model(
     capsys.readouterr()
 
     def said(model: str) -> str:
-        assert main(["predict", model, "--index", "[0, 1]", "--json", "--tracking.uri", server]) == 0
+        assert main(["predict", model, "--index", "0", "1", "--json", "--tracking.uri", server]) == 0
         return capsys.readouterr().out
 
     small, large = (said(str(folder / f"{name}.safetensors")) for name in ("finetuned", "baseline"))
@@ -414,7 +414,7 @@ def test_predict_takes_a_run_and_a_registered_model(
 
 @pytest.mark.parametrize("name", ["0123456789abcdef0123456789abcdef", "nobody", "nobody/3", "nobody@home", "it's"])
 def test_predict_says_what_the_store_does_not_have(name: str, server: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["predict", name, "--index", "[0]", "--tracking.uri", server]) == cli.FAILED
+    assert main(["predict", name, "--index", "0", "--tracking.uri", server]) == cli.FAILED
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: there is no run folder and no file {name}; and MLflow's store {server} does not")
 
@@ -431,7 +431,7 @@ def test_without_a_server_runs_are_in_a_file_and_ui_shows_them_on_loopback(capfd
     assert [path.name for path in Path().iterdir()] == ["runs"]
     assert {path.name for path in Path("runs").iterdir()} == {"mine", "mlflow.db", "mlartifacts"}
     run_id = json.loads(Path("runs/mine", tracking.RECORD).read_text())["run_id"]
-    assert main(["predict", run_id, "--index", "[0]"]) == 0
+    assert main(["predict", run_id, "--index", "0"]) == 0
     assert [path.name for path in Path().iterdir()] == ["runs"]
     port = free_port()
     ui = subprocess.Popen(
@@ -479,6 +479,19 @@ def test_a_server_has_its_pages_itself(capsys: pytest.CaptureFixture[str], monke
 # where the store is
 
 
+def test_what_is_no_address_of_a_store_is_refused_before_anything_is_begun(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for uri in ("bogus", "file:///runs"):
+        for line in (["predict", "shoes", "--index", "0", "--tracking.uri", uri], ["ui", "--tracking.uri", uri]):
+            assert main(line) == cli.FAILED
+            assert capsys.readouterr().err.startswith(f"error: {uri} is no address of an MLflow store")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "./mlruns")
+    assert main(["run", "mine", *SMALL]) == cli.FAILED
+    assert capsys.readouterr().err.startswith("error: ./mlruns is no address of an MLflow store")
+    assert not Path("mine").exists()
+
+
 def test_the_flag_wins_over_the_variable_and_the_variable_over_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -509,7 +522,7 @@ def test_without_mlflow_a_run_says_what_to_install_and_goes_on(
     assert all(RunFolder(Path("mine")).done(step) for step in STEPS)
     assert main(["ui"]) == cli.FAILED
     assert capsys.readouterr().err == f"error: {store.INSTALL}\n"
-    assert main(["predict", "shoes", "--index", "[0]", "--tracking.uri", "http://localhost:9"]) == cli.FAILED
+    assert main(["predict", "shoes", "--index", "0", "--tracking.uri", "http://localhost:9"]) == cli.FAILED
     assert store.INSTALL in capsys.readouterr().err
 
 

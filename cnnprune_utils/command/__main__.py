@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from importlib.util import find_spec
+from io import TextIOWrapper
 
 NEEDS = {
     "jsonargparse": "jsonargparse",
@@ -25,9 +27,17 @@ def main() -> int:
     os.environ.setdefault("MPLBACKEND", "agg")  # figures go to files; there may be no screen
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")
-    from . import cli
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # what the terminal has no sign for must not end a run
+    try:
+        from . import cli
 
-    return cli.main()
+        return cli.main()
+    except KeyboardInterrupt:
+        return 130
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C again, while Python ends: it was heard
 
 
 if __name__ == "__main__":

@@ -92,10 +92,10 @@ def _do(command: str, folder: RunFolder, settings: Settings, redo: bool) -> None
     first = "train" if command == "run" else command
     work.check(settings)
     folder.refuse(settings, step=first, redo=redo)
+    tracker = Tracker(settings.tracking, anew=redo) if settings.tracking.enabled else Observer()
     splits = work.load_data(settings.data, settings.seed)
     with folder.locked():
         folder.begin(settings, step=first, redo=redo)
-        tracker = Tracker(settings.tracking, anew=redo) if settings.tracking.enabled else Observer()
         observer = Observers([Console(), tracker])
         observer.start(folder.path, settings, versions(settings))
         try:
@@ -141,7 +141,7 @@ def _predict(options: Namespace) -> int:
 
 
 def _model(name: str, uri: str | None) -> nn.Module:
-    """The smallest finished network of a run's folder, or the one in a file, or one in MLflow's store.
+    """The last network of a run's folder, or the one in a file, or one in MLflow's store.
 
     Raises:
         ValueError, OSError: there is none, or it is damaged, or not made for Fashion-MNIST.
@@ -160,8 +160,10 @@ def _model(name: str, uri: str | None) -> nn.Module:
         files = [path / f"{name}.safetensors" for name in ("finetuned", "pruned", "baseline")]
         there = [file for file in files if file.is_file()]
         if not there:
-            raise ValueError(f"{path} holds no network yet: `cnnprune train {path}` trains one")
+            raise ValueError(f"{path} holds no network of a run; `cnnprune train` makes one")
         path = there[0]
+        if path.stem != "finetuned":
+            _say(f"note: the {path.stem} network answers; there is no fine-tuned one yet", 0)
     if not path.exists():
         raise ValueError(f"there is no run folder and no file {path}")
     return _checked(load_model(path), name)

@@ -27,6 +27,11 @@ _TITLES = {
     "loop": "Step by step:",
     "comparison": "Comparison:",
 }
+_NOTES = {
+    "ranks": "normalized: the score, divided by the norm of the layer's scores",
+    "comparison": "accuracy: share of right answers, low and high its 95 % interval; file_kb: thousand bytes;\n"
+    "macs: multiply-accumulates for one image",
+}
 
 
 def say(text: str = "", file: TextIO | None = None) -> None:
@@ -66,6 +71,8 @@ class Console(Observer):
                 say(f"  {layer}: {percent:.1f} %  ({n} out of {of})")
         else:
             say(table.to_string(index=False, float_format=lambda x: f"{x:.4g}"))
+        if name in _NOTES:
+            say(_NOTES[name])
 
     def file(self, path: Path) -> None:
         if path.name.startswith("summary_"):

@@ -13,7 +13,11 @@ from matplotlib.figure import Figure
 from .. import plots
 from ..files import write
 from ..plan import Plan
-from .folder import RunFolder
+from .folder import STEPS, RunFolder
+
+FIRST = {"train": "epoch", "finetune": "epoch", "ranks": "layer", "removed": "layer", "loop": "step"}
+FIRST |= {"comparison": "model"}
+"""Table -> a column that it has."""
 
 
 def draw(folder: RunFolder, step: str) -> None:
@@ -31,8 +35,20 @@ def draw(folder: RunFolder, step: str) -> None:
 
 
 def table(folder: RunFolder, name: str) -> pd.DataFrame:
-    """``name``.csv."""
-    return pd.read_csv(folder.file(f"{name}.csv"))
+    """``name``.csv.
+
+    Raises:
+        ValueError: it is not the table that a step wrote there.
+    """
+    file = folder.file(f"{name}.csv")
+    step = next((step for step in STEPS if file in folder.files(step)), "run")
+    try:
+        rows = pd.read_csv(file)
+        if FIRST[name] not in rows:
+            raise ValueError(f"it has no column {FIRST[name]}")
+    except ValueError as error:  # pandas' own errors are of this kind
+        raise ValueError(f"{file} is damaged: {error}. `cnnprune {step} {folder.path} --redo` makes it anew") from error
+    return rows
 
 
 def _training(folder: RunFolder) -> Figure:

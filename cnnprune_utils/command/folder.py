@@ -73,7 +73,8 @@ class RunFolder:
             parsing.SettingsError: its settings.yaml was changed to something impossible.
         """
         if not self.file("settings.yaml").is_file():
-            raise RunError(f"there is no run in {self.path}; `cnnprune train {self.path}` begins one")
+            where = "a new folder" if self.path.exists() else self.path
+            raise RunError(f"there is no run in {self.path}; `cnnprune train` begins one in {where}")
         return parsing.read(self.file("settings.yaml"))
 
     def refuse(self, settings: Settings, *, step: str, redo: bool) -> None:
@@ -83,13 +84,15 @@ class RunFolder:
             RunError: a step before ``step`` is missing, the folder is no run, or what is begun has other settings.
         """
         before = list(STEPS)[: list(STEPS).index(step)]
+        if self.path.exists() and not self.path.is_dir():
+            raise RunError(f"{self.path} is a file, and a run is a folder. Take a new one")
         if self.file("settings.yaml").is_file():
             for name in before if redo else STEPS:
                 changes = differences(self.settings(), settings, READS[name]) if self.begun(name) else []
                 if changes:
                     raise RunError(
-                        f"{self.path} was begun with other settings: {'; '.join(changes)}. Take another folder; or do "
-                        f"it anew, with what follows from it: these settings and `cnnprune {name} {self.path} --redo`"
+                        f"{self.path} was begun with other settings: {'; '.join(changes)}. Take another folder; or, "
+                        f"to do it anew, and what follows: `cnnprune {name} {self.path} --redo` with the same flags"
                     )
         elif step != "train":
             self.settings()  # raises

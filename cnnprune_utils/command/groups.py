@@ -18,6 +18,7 @@ Criterion: TypeAlias = Literal[
 Schedule: TypeAlias = Literal["one_cycle", "constant"]
 
 N_TRAINING_IMAGES = 60_000  # before the validation images are taken out
+SIZES = ("remove", "parameters", "macs")  # how far to prune: one of them
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,8 @@ class Pruning:
         remove: how many filters leave, over all layers; or layer by layer, as in '{network.0: 1, network.4: 5}'
         parameters: at most so many remain in the network
         macs: at most so many multiply-accumulates remain for one image
-        points: loop only: at most so many points of validation accuracy are lost; alone: as small as that allows
+        points: loop only: at most so many points of validation accuracy are lost; with remove null and no other size:
+            as small as that allows
         keep_at_least: so many filters stay in each layer
     """
 
@@ -146,7 +148,7 @@ class Pruning:
     keep_at_least: int = 1
 
     def __post_init__(self) -> None:
-        sizes = {name: getattr(self, name) for name in ("remove", "parameters", "macs")}
+        sizes = {name: getattr(self, name) for name in SIZES}
         given = {f"pruning.{name}": value for name, value in sizes.items() if value is not None}
         if len(given) > 1 or (not given and self.points is None):
             text = " and ".join(f"{name}={value}" for name, value in given.items()) or "nothing"

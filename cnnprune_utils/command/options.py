@@ -29,7 +29,7 @@ examples:
   cnnprune run --config quick --help      every setting that there is
   cnnprune run runs/mine --pruning.remove 6
   cnnprune train runs/mine                the same step by step: train, score, prune, finetune, compare
-  cnnprune predict runs/quick shoe.png    what the network says of a picture
+  cnnprune predict runs/quick --index 0   what the network says of a test image; or of files: shoe.png
   cnnprune ui                             MLflow's pages: every run, its settings, curves, files and networks
 
 exit codes: 0 done, 1 failed, 2 used wrongly, 130 interrupted
@@ -42,6 +42,7 @@ _STEPS = {
     "finetune": "train what is left",
     "compare": "sizes and test accuracy: original, pruned, fine-tuned",
 }
+_SHIPPED = {"paper": "the paper's loop", "quick": "a first try", "seed": "the usual recipe"}
 _SECTIONS = {
     "score": ["scoring", "tracking"],
     "prune": ["pruning", "loop", "tracking"],
@@ -64,7 +65,12 @@ class Help(RawDescriptionHelpFormatter, DefaultHelpFormatter):
 def parser() -> ArgumentParser:
     """The whole command line. Its result has ``command``, and what was given for it under that name."""
     whole = ArgumentParser(
-        prog="cnnprune", description=DESCRIPTION, epilog=EXAMPLES, version=_version(), formatter_class=Help
+        prog="cnnprune",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        version=_version(),
+        formatter_class=Help,
+        allow_abbrev=False,  # --re must not delete what --redo deletes
     )
     commands = whole.add_subcommands(dest="command", metavar="COMMAND")
     commands.add_subcommand("run", _beginning("run", "train, score, prune, finetune and compare"), help="all in one go")
@@ -96,11 +102,11 @@ def _beginning(name: str, text: str) -> ArgumentParser:
     sub = _sub(
         name,
         f"{text[0].upper()}{text[1:]}. Called again for the same folder it goes on where it was, to the same result. "
-        "Settings come from the run if there is one, then from --config, then from the flags.",
+        "Flags win over --config, and --config over the settings that the run was begun with.",
         "[FOLDER] [--config CONFIG] [--SETTING VALUE ...]",
     )
     sub.add_argument("folder", nargs="?", help=f"{_FOLDER}; else runs/NAME with --config NAME, else runs/book")
-    comes_along = f"one of those that come along: {', '.join(shipped())}"
+    comes_along = f"one of those that come along: {', '.join(f'{name} ({_SHIPPED[name]})' for name in shipped())}"
     sub.add_argument("--config", type=str, metavar="CONFIG", help=f"settings in a YAML file; or {comes_along}")
     sub.add_argument("--print-config", action="store_true", help="print the settings as YAML, and do nothing else")
     _add_redo(sub)
@@ -142,16 +148,21 @@ def _predict() -> ArgumentParser:
         "predict",
         "Say which piece of clothing an image shows. Fashion-MNIST is light on dark, 28x28 and grey; other pictures "
         "are made so, and the output says it if one was inverted. Ends with 1 if a picture could not be read.",
-        "MODEL [IMAGE ...] [--index [0,17]] [--json]",
+        "MODEL [IMAGE ...] [--index N ...] [--json]",
     )
     sub.add_argument(
         "model",
-        help=f"{_FOLDER}, whose smallest finished network is taken; or a .safetensors file; or, in MLflow's store, the "
-        "id of a run, or a registered model: NAME, NAME/VERSION or NAME@ALIAS",
+        help=f"{_FOLDER}, whose last network is taken: fine-tuned, else pruned, else original; or a .safetensors "
+        "file; or, in MLflow's store, the id of a run, or a registered model: NAME, NAME/VERSION or NAME@ALIAS",
     )
     sub.add_argument("images", nargs="*", help="PNG and JPEG files, of any size; or folders of them")
     sub.add_argument(
-        "--index", type=list[int], default=[], metavar="LIST", help="also these of the 10,000 test images, as in [0,17]"
+        "--index",
+        type=int,
+        nargs="+",
+        default=[],
+        metavar="N",
+        help="also these of the 10,000 test images, from 0 to 9999",
     )
     sub.add_argument("--json", action="store_true", help="print JSON, with the probability of every class")
     sub.add_argument(

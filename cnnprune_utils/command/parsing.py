@@ -10,6 +10,7 @@ from typing import Any, get_args, get_type_hints
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
+from .groups import SIZES
 from .settings import Settings
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -51,11 +52,17 @@ def named(name: str) -> dict[str, Any]:
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """``base`` with the settings of ``over`` in their place; layers with their numbers are one setting."""
+    """``base`` with the settings of ``over`` in their place; layers with their numbers are one setting.
+
+    Of the sizes to prune to there can be one, so one that ``over`` names replaces another one in ``base``.
+    """
     result = {**base, **over}
     for name, group in over.items():
         if isinstance(base.get(name), dict) and isinstance(group, Mapping):
-            result[name] = {**base[name], **group}
+            replaced = (
+                dict.fromkeys(SIZES) if name == "pruning" and any(group.get(s) is not None for s in SIZES) else {}
+            )
+            result[name] = {**base[name], **replaced, **group}
     return result
 
 

@@ -16,7 +16,6 @@ from .groups import (
     Scoring,
     Tracking,
     Training,
-    check_at_least,
 )
 
 
@@ -25,7 +24,7 @@ class Settings:
     """All of a run
 
     Args:
-        seed: draws the first weights, the images of subsets, and their order
+        seed: draws the first weights, the images of subsets, and their order; from 0 to 4294967295
     """
 
     seed: int = 0
@@ -39,7 +38,8 @@ class Settings:
     tracking: Tracking = field(default_factory=Tracking)
 
     def __post_init__(self) -> None:
-        check_at_least(0, {"seed": self.seed})
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed={self.seed} must lie between 0 and {2**32 - 1}")
         floor = self.pruning.keep_at_least
         free = {name: max(0, width - floor) for name, width in self.network.layers.items()}
         remove = self.pruning.remove

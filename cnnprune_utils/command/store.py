@@ -28,8 +28,17 @@ class NoStore(ValueError):
 
 
 def place(uri: str | None) -> str:
-    """The store: this one, else MLFLOW_TRACKING_URI, else :data:`DEFAULT`. A file is named from the root."""
+    """The store: this one, else MLFLOW_TRACKING_URI, else :data:`DEFAULT`. A file is named from the root.
+
+    Raises:
+        ValueError: it is no address, or that of a folder, which MLflow does not take any more.
+    """
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT
+    if ("://" not in uri and not uri.startswith("databricks")) or uri.startswith("file:"):
+        raise ValueError(
+            f"{uri} is no address of an MLflow store: it looks like http://localhost:5000 or sqlite:///runs/mlflow.db, "
+            "in --tracking.uri or the variable MLFLOW_TRACKING_URI"
+        )
     return _FILE + Path(uri.removeprefix(_FILE)).resolve().as_posix() if uri.startswith(_FILE) else uri
 
 

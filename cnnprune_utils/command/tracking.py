@@ -21,7 +21,7 @@ from .folder import READS
 from .groups import Tracking
 from .observer import Observer, Stage, Status
 from .settings import Settings, flat
-from .store import NoStore, artifacts, connect, place, reason, save_served, shown
+from .store import DEFAULT, NoStore, artifacts, connect, place, reason, save_served, shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,9 +71,8 @@ class Tracker(Observer):
         if isinstance(error, NoStore):
             text = f"{error}. This run is kept in {self.folder} only"
         else:
-            again = f"cnnprune run {shlex.quote(str(self.folder))}"
             text = f"MLflow, {shown(self.uri)}: {reason(error)}. The run goes on; everything is kept in {self.folder}, "
-            text += f"and `{again}` logs later what is missing"
+            text += "and the next command for it logs what is missing"
         say(f"warning: {text}", sys.stderr)
 
     @_unless_lost
@@ -151,7 +150,8 @@ class Tracker(Observer):
         if error:
             self.client.set_tag(self.id, "error", error[:500])
         self.client.set_terminated(self.id, _STATUS[status])
-        look = "cnnprune ui" if artifacts(self.uri) else f"{shown(self.uri)}"
+        elsewhere = "" if self.uri == place(DEFAULT) else f" --tracking.uri {shlex.quote(shown(self.uri))}"
+        look = f"cnnprune ui{elsewhere}" if artifacts(self.uri) else shown(self.uri)
         say(f"MLflow: run {self.id}, experiment {self.experiment}, in {shown(self.uri)}; to look: {look}")
 
     def _known(self) -> Run | None:

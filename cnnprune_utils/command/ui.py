@@ -16,7 +16,10 @@ HOST = "127.0.0.1"
 
 def serve(uri: str | None, port: int) -> int:
     """Serve the pages of the store until Ctrl-C; returns the exit code, and has said why where that is not 0."""
-    uri = place(uri)
+    try:
+        uri = place(uri)
+    except ValueError as error:
+        return _say(f"error: {error}")
     if is_server(uri):
         print(f"The runs are on a server, and so are its pages: {shown(uri)}")
         return 0
@@ -33,7 +36,7 @@ def serve(uri: str | None, port: int) -> int:
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # its processes make stopping slow
     print(f"MLflow's pages of {shown(uri)}: http://{HOST}:{port} (Ctrl-C ends)", flush=True)
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    server = subprocess.Popen(command)
+    server = subprocess.Popen(command, start_new_session=True)  # Ctrl-C is for us, who end it without a traceback
     try:
         code = server.wait()
     except KeyboardInterrupt:  # the usual end

@@ -44,7 +44,11 @@ class Run:
             ValueError: the file is damaged, or holds another network than the run's.
         """
         file = self.folder.file(f"{name}.safetensors")
-        model = load_model(file)
+        try:
+            model = load_model(file)
+        except ValueError as error:
+            step = next(step for step, made in _MODELS.items() if made == name)
+            raise ValueError(f"{error} Or `cnnprune {step} {self.folder.path} --redo` makes it anew") from error
         gone = {} if name == "baseline" else self.plan().remove
         widths = [n - len(gone.get(layer, ())) for layer, n in self.settings.network.layers.items()]
         if not isinstance(model, CNN) or [*model.widths] != widths:
