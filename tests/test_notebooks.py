@@ -40,6 +40,9 @@ LOCAL = {
     "an address in memory": re.compile(r"\b0x[0-9a-f]{6,}\b"),
 }
 
+# A question of one line, and below it an answer that opens with a click.
+FOLDED = r".+\?\n\n   <details><summary>Answer</summary>\n\n(?:   .+\n)+\n   </details>\n"
+
 every_notebook = pytest.mark.parametrize("name", ALL)
 every_chapter = pytest.mark.parametrize("name", CHAPTERS)
 every_page = pytest.mark.parametrize("name", [*CHAPTERS, APPENDIX])
@@ -167,6 +170,18 @@ def test_a_chapter_ends_with_three_exercises_and_where_their_solutions_are(name:
     numbers = re.findall(r"^(?:#+ )?(?:\*\*)?(?:Exercise )?(\d)[.:)]", exercises, flags=re.MULTILINE)
     assert numbers == ["1", "2", "3"]
     assert f"solutions/{name}" in exercises
+
+
+@every_chapter
+def test_between_recap_and_exercises_a_chapter_asks_six_questions_with_folded_answers(name: str) -> None:
+    prose = [cell.source for cell in read(name).cells if cell.cell_type == "markdown"]
+    headings = re.findall(r"^## (.+)$", "\n\n".join(prose), flags=re.MULTILINE)
+    assert headings[-3:] == ["Recap", "Check your understanding", "Exercises"]
+    (section,) = [source for source in prose if source.startswith("## Check your understanding")]
+    questions = re.split(r"^\d\. ", section, flags=re.MULTILINE)[1:]
+    assert re.findall(r"^(\d)\. ", section, flags=re.MULTILINE) == list("123456")
+    for question in questions:  # the empty lines and the indentation keep Markdown alive inside the HTML
+        assert re.fullmatch(FOLDED, question.strip() + "\n"), question
 
 
 @pytest.mark.parametrize("name", [name for name in CHAPTERS if name != "06_compare.ipynb"])
