@@ -4,6 +4,7 @@ VENV      ?= .venv
 PYTHON    ?= python3
 PIP_FLAGS ?=
 NOTEBOOKS ?=
+REPOSITORY ?=
 
 # The variables a person may set, with what they mean: shown by `make help`.
 define VARIABLES
@@ -11,17 +12,19 @@ define VARIABLES
   PYTHON=python3  the Python, 3.11 or newer, that creates it
   PIP_FLAGS=      more options for pip; README.md shows the one for PyTorch without CUDA
   NOTEBOOKS=      for make outputs: these notebooks only
+  REPOSITORY=     for make book and make html: the repository's address; with it, each chapter links to Binder
 endef
 
-export VENV PYTHON PIP_FLAGS VARIABLES
+export VENV PYTHON PIP_FLAGS REPOSITORY VARIABLES
 # The package of this checkout, also from an environment that another checkout shares.
 export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
 
-# In an environment's name everything is allowed, so it stands in quotes, and in file names as a number.
+# In an environment's name everything is allowed, so it stands in quotes, and in file names as a number. What runs long is
+# called with exec: no shell stands between it and a signal to stop.
 RUN   := "$(VENV)/bin/python"
 READY := build/ready/$(firstword $(shell printf '%s' "$(VENV)" | cksum))
 
-.PHONY: help book test lab outputs checkpoints studies bench data clean FORCE
+.PHONY: help book html test lab outputs checkpoints studies bench data clean FORCE
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -30,30 +33,33 @@ help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo "$$VARIABLES"
 
-book: data  ## execute every chapter into build/book, as web pages
-	@$(RUN) site/build.py
+book: data  ## execute every chapter, and build the web pages from the runs, into build/book
+	@exec $(RUN) site/build.py
+
+html: $(READY)  ## build the web pages from the outputs that the notebooks hold, into build/html
+	@exec $(RUN) site/pages.py
 
 test: data  ## format, lint, types, unit tests, and every notebook against its stored outputs
 	@$(RUN) -m ruff format --check .
 	@$(RUN) -m ruff check .
 	@$(RUN) -m mypy
-	@$(RUN) -m pytest --nbval
+	@exec $(RUN) -m pytest --nbval
 
 lab: data  ## open chapter 1 in JupyterLab
-	@JUPYTER_PATH="$$(cd "$(VENV)" && pwd)/share/jupyter" $(RUN) -m jupyterlab notebooks/01_train.ipynb
+	@JUPYTER_PATH="$$(cd "$(VENV)" && pwd)/share/jupyter" exec $(RUN) -m jupyterlab notebooks/01_train.ipynb
 
 outputs: data  ## execute the notebooks and store their outputs in them
-	@$(RUN) site/execute.py $(NOTEBOOKS)
+	@exec $(RUN) site/execute.py $(NOTEBOOKS)
 	@$(RUN) site/readme_figure.py
 
 checkpoints: data  ## train the committed checkpoints again, with the calls that the chapters show
-	@$(RUN) -m benchmarks.recipe
+	@exec $(RUN) -m benchmarks.recipe
 
 studies: data  ## make the files of data/studies again: five networks, every way of choosing filters
-	@$(RUN) -m benchmarks.studies
+	@exec $(RUN) -m benchmarks.studies
 
 bench: data  ## measure what the book claims of its speed and accuracy
-	@$(RUN) -m benchmarks
+	@exec $(RUN) -m benchmarks
 
 data: $(READY)-data  ## fetch Fashion-MNIST
 

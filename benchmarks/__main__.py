@@ -133,7 +133,8 @@ def against_torch_pruning(*, seeds: Sequence[int], at_most: int | None = None) -
     print(
         f"low and high: the 95 % t interval of more_than_ours. Each is scored on the same {rival.N_SCORED:,} training "
         f"images, and recovers with\nbenchmarks.recipe.recover: {recipe.TUNE_EPOCHS} epochs. Target: nobody loses "
-        f"less than ours, and ours at most 0.30 at {rival.BUDGETS[0]:,}."
+        f"less than ours, and ours at most 0.30 at {rival.BUDGETS[0]:,}.\nHow many filters of each layer ours removes "
+        "was given by hand for each budget (benchmarks.rival.REMOVED); torch-pruning chose that itself, by either rule."
     )
 
 

@@ -1,4 +1,7 @@
-"""Scoring larger networks: time and memory against training. ``python -m benchmarks.large NETWORK WORK`` prints MB."""
+"""Scoring larger networks: time and memory against training.
+
+``python -m benchmarks.large NETWORK WORK N_IMAGES`` prints the megabytes that a work takes beyond the network.
+"""
 
 from __future__ import annotations
 

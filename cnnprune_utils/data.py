@@ -213,9 +213,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Fetch Fashion-MNIST to CNNPRUNE_DATA, else the checkout's data/, else the user's cache folder.",
     )
     parser.parse_args(arguments)
+    return fetch_and_say()
+
+
+def fetch_and_say(root: str | os.PathLike[str] | None = None) -> int:
+    """:func:`fetch_fashion_mnist` for a command: prints what was done, or what is wrong; returns the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     try:
-        folder, origin = fetch.fetch()
+        folder, origin = fetch.fetch(root)
     except fetch.FetchError as error:
         print(error, file=sys.stderr)
         return 1

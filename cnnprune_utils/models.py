@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from .files import write
 from .plan import Plan
 from .surgery import prune
 
@@ -102,13 +103,7 @@ def save_model(model: nn.Module, path: str | os.PathLike[str], *, plan: Plan | N
     path = Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"cannot save {path.name}: there is no folder {path.parent}; make it first")
-    content = to_bytes(model, plan=plan)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(content)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    write(path, to_bytes(model, plan=plan))
 
 
 def to_bytes(model: nn.Module, *, plan: Plan | None = None) -> bytes:

@@ -176,12 +176,12 @@ def feature_maps(images: Tensor, maps: Mapping[str, Tensor], *, title: str) -> F
 
 
 def stability(table: pd.DataFrame, *, title: str) -> Axes:
-    """Rank correlation with the full ranking against the number of images scored; columns ``n``, ``correlation``."""
+    """Rank correlation of samples with our ranking, against the images scored; columns ``n``, ``correlation``."""
     axes = _axes(3.5)
     axes.plot(table["n"], table["correlation"], "o", color=KEPT, ms=4, label="one random sample")
     worst = table.groupby("n")["correlation"].min()
     axes.plot(worst.index, worst, marker="s", color=LAYER_COLORS[0], label="the worst sample of that size")
-    axes.set(xscale="log", xlabel="images scored", ylabel="Spearman correlation with all images", title=title)
+    axes.set(xscale="log", xlabel="images scored", ylabel="rank correlation with our ranking", title=title)
     axes.set_xticks(worst.index, [f"{n:,}" for n in worst.index])
     axes.minorticks_off()
     axes.legend(frameon=False, loc="lower right")

@@ -14,7 +14,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import torch
 from torch import Tensor, nn
 
 from .data import Splits
@@ -23,6 +22,7 @@ from .models import load_model, save_model, to_bytes
 from .plan import Plan
 from .structure import prunable_layers
 from .surgery import prune
+from .unfinished import digest
 
 Filter: TypeAlias = tuple[str, int]
 """The name of its layer, and its number."""
@@ -193,9 +193,7 @@ def fingerprint(model: nn.Module, splits: Splits, target: Target, criterion: Cal
     """What the settings of a run say of these: the same in every process, if they are the same."""
     flags = [parameter.requires_grad for parameter in model.parameters()]
     of_model = hashlib.sha256(to_bytes(model, plan=Plan({})) + f"{model} {flags}".encode())
-    of_splits = hashlib.sha256()
-    for tensor in (splits.train.images, splits.train.labels, splits.validation.images, splits.validation.labels):
-        of_splits.update(tensor.detach().cpu().contiguous().view(torch.uint8).flatten().numpy().data)
+    of_splits = digest(tensor for split in (splits.train, splits.validation) for tensor in (split.images, split.labels))
     name = re.sub(r" at 0x[0-9a-f]+", "", repr(criterion))
-    hashes = {"model": of_model.hexdigest(), "splits": of_splits.hexdigest()}
+    hashes = {"model": of_model.hexdigest(), "splits": of_splits}
     return {"target": asdict(target), "criterion": name, **hashes}

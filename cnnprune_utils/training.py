@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import OneCycleLR
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ConstantLR, LRScheduler, OneCycleLR
 from tqdm import tqdm
 
 from .data import Split, Splits
+from .unfinished import Unfinished, digest
+
+Schedule: TypeAlias = Callable[[Optimizer, int], LRScheduler]
+"""Called with an optimizer, which has the highest learning rate, and the number of updates to come."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +82,20 @@ def evaluate(model: nn.Module, split: Split, *, batch_size: int = 500) -> Evalua
     return Evaluation(loss / len(split), correct / len(split), len(split))
 
 
+def one_cycle(optimizer: Optimizer, updates: int) -> LRScheduler:
+    """The learning rate rises to its highest in the first third and falls to zero at the end."""
+    return OneCycleLR(optimizer, max_lr=[group["lr"] for group in optimizer.param_groups], total_steps=updates)
+
+
+def constant(optimizer: Optimizer, updates: int) -> LRScheduler:
+    """The learning rate stays as it is."""
+    return ConstantLR(optimizer, factor=1.0)
+
+
+SCHEDULES: dict[str, Schedule] = {"one_cycle": one_cycle, "constant": constant}
+"""Name -> schedule."""
+
+
 def fit(
     model: nn.Module,
     splits: Splits,
@@ -83,6 +105,9 @@ def fit(
     batch_size: int = 256,
     seed: int = 0,
     teacher: nn.Module | None = None,
+    schedule: Schedule = one_cycle,
+    on_epoch: Callable[[Mapping[str, float]], None] | None = None,
+    state_file: str | os.PathLike[str] | None = None,
 ) -> pd.DataFrame:
     """Train ``model`` IN PLACE on ``splits.train``; ``splits.test`` is never read.
 
@@ -99,6 +124,11 @@ def fit(
         batch_size: images per update; the last batch of an epoch may be shorter.
         seed: draws the order of the images. Dropout draws from PyTorch's global generator: see :func:`seed_everything`.
         teacher: a network with the same outputs, unchanged; for a pruned network, the one that it was cut from.
+        schedule: what the learning rate does instead: one of :data:`SCHEDULES`.
+        on_epoch: called with each row of the result as soon as it is known.
+        state_file: keeps the state after each epoch; None for nowhere. After a kill, the same call goes on from the
+            last whole epoch to the same result (bit for bit on one machine with as many threads); after the end, it
+            returns at once. It calls ``on_epoch`` with the rows of before, too.
 
     Returns:
         One row per epoch, and before them row 0, the model as it came: ``epoch``, ``train_loss`` (mean over the images
@@ -106,9 +136,55 @@ def fit(
         validation).
 
     Raises:
-        ValueError: no trainable parameter, or a number that is out of range.
+        ValueError: no trainable parameter, a number that is out of range, or ``state_file`` is damaged or belongs to
+            another call.
         FloatingPointError: the loss is not finite any more; the model is put back as it came.
     """
+    trainable = _trainable(model, epochs, batch_size, learning_rate)
+    # Always a new optimizer: one from before pruning would hold, and update, the parameters of the old network.
+    optimizer = torch.optim.Adam(trainable, lr=learning_rate)
+    n_batches = math.ceil(len(splits.train) / batch_size)
+    so_far = Unfinished(model, optimizer, schedule(optimizer, epochs * n_batches), torch.Generator().manual_seed(seed))
+    as_it_came = copy.deepcopy(model.state_dict())
+    if state_file is not None:
+        numbers = {"epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size, "seed": seed}
+        call = numbers | {"schedule": getattr(schedule, "__qualname__", repr(schedule))} | _hashes(as_it_came, splits)
+        call["teacher"] = None if teacher is None else digest(teacher.state_dict().values())
+        so_far.go_on_from(Path(state_file), call)
+    layout = fastest_layout(model, splits.train.images)
+    if not so_far.rows:
+        started = time.perf_counter()
+        so_far.rows.append(_row(0, math.nan, evaluate(model, splits.validation), started))
+    if on_epoch is not None:
+        for row in so_far.rows:
+            on_epoch(row)
+    done = len(so_far.rows) - 1
+    bar = tqdm(total=epochs * n_batches, initial=done * n_batches, desc="fit", unit="batch", leave=False)
+    try:
+        with bar, _flags_restored(model):
+            model.train()
+            for epoch in range(done + 1, epochs + 1):
+                started = time.perf_counter()
+                train_loss = _epoch(so_far, splits.train, batch_size, layout, bar, teacher)
+                validation = evaluate(model, splits.validation)
+                if not math.isfinite(train_loss + validation.loss):
+                    model.load_state_dict(as_it_came)
+                    raise FloatingPointError(
+                        f"the loss is not finite in epoch {epoch} (train {train_loss}, validation {validation.loss}); "
+                        f"the model is as it came. Lower the learning rate: it was {learning_rate}."
+                    )
+                so_far.rows.append(_row(epoch, train_loss, validation, started))
+                if state_file is not None:
+                    so_far.keep(Path(state_file), call)
+                if on_epoch is not None:
+                    on_epoch(so_far.rows[-1])
+    finally:
+        model.zero_grad()
+    return pd.DataFrame(so_far.rows)
+
+
+def _trainable(model: nn.Module, epochs: int, batch_size: int, learning_rate: float) -> list[nn.Parameter]:
+    """The parameters to train; raises as :func:`fit` does."""
     for name, value in (("epochs", epochs), ("batch_size", batch_size)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, not {value}")
@@ -120,44 +196,39 @@ def fit(
             f"this {type(model).__name__} has no parameter to train: none has requires_grad=True. "
             "model.requires_grad_() makes all of them trainable."
         )
-    # Always a new optimizer: one from before pruning would hold, and update, the parameters of the old network.
-    optimizer = torch.optim.Adam(trainable, lr=learning_rate)
-    n_batches = math.ceil(len(splits.train) / batch_size)
-    schedule = OneCycleLR(optimizer, max_lr=learning_rate, total_steps=epochs * n_batches)
-    generator = torch.Generator().manual_seed(seed)
-    as_it_came = copy.deepcopy(model.state_dict())
-    started = time.perf_counter()
-    validation = evaluate(model, splits.validation)
-    layout = fastest_layout(model, splits.train.images)
-    rows = [(0, math.nan, validation.loss, validation.accuracy, time.perf_counter() - started)]
-    progress = tqdm(total=epochs * n_batches, desc="fit", unit="batch", leave=False)
-    try:
-        with progress, _flags_restored(model):
-            model.train()
-            for epoch in range(1, epochs + 1):
-                started = time.perf_counter()
-                total = torch.zeros((), device=splits.train.images.device)
-                for images, labels in splits.train.batches(batch_size, shuffle=True, generator=generator):
-                    optimizer.zero_grad()
-                    loss = _cost(model(laid_out(images, layout)), images, labels, teacher)
-                    loss.backward()  # type: ignore[no-untyped-call]
-                    optimizer.step()
-                    schedule.step()
-                    total += loss.detach() * len(labels)
-                    progress.update()
-                train_loss = total.item() / len(splits.train)
-                validation = evaluate(model, splits.validation)
-                if not math.isfinite(train_loss + validation.loss):
-                    model.load_state_dict(as_it_came)
-                    raise FloatingPointError(
-                        f"the loss is not finite in epoch {epoch} (train {train_loss}, validation {validation.loss}); "
-                        f"the model is as it came. Lower the learning rate: it was {learning_rate}."
-                    )
-                seconds = time.perf_counter() - started
-                rows.append((epoch, train_loss, validation.loss, validation.accuracy, seconds))
-    finally:
-        model.zero_grad()
-    return pd.DataFrame(rows, columns=["epoch", "train_loss", "validation_loss", "validation_accuracy", "seconds"])
+    return trainable
+
+
+def _hashes(model_state: Mapping[str, Tensor], splits: Splits) -> dict[str, str]:
+    both = (splits.train, splits.validation)
+    images = [tensor for split in both for tensor in (split.images, split.labels)]
+    return {"model": digest(model_state.values()), "images": digest(images)}
+
+
+def _row(epoch: int, train_loss: float, validation: Evaluation, started: float) -> dict[str, float]:
+    measured = {"validation_loss": validation.loss, "validation_accuracy": validation.accuracy}
+    return {"epoch": epoch, "train_loss": train_loss, **measured, "seconds": time.perf_counter() - started}
+
+
+def _epoch(
+    so_far: Unfinished,
+    train: Split,
+    batch_size: int,
+    layout: torch.memory_format,
+    bar: tqdm[Any],
+    teacher: nn.Module | None,
+) -> float:
+    """One pass over ``train``, with an update a batch; the mean loss over the images, as each was met."""
+    total = torch.zeros((), device=train.images.device)
+    for images, labels in train.batches(batch_size, shuffle=True, generator=so_far.generator):
+        so_far.optimizer.zero_grad()
+        loss = _cost(so_far.model(laid_out(images, layout)), images, labels, teacher)
+        loss.backward()  # type: ignore[no-untyped-call]
+        so_far.optimizer.step()
+        so_far.schedule.step()
+        total += loss.detach() * len(labels)
+        bar.update()
+    return total.item() / len(train)
 
 
 def _cost(outputs: Tensor, images: Tensor, labels: Tensor, teacher: nn.Module | None) -> Tensor:

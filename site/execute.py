@@ -7,10 +7,13 @@ A notebook that fails keeps what it held; the others are still executed, and the
 
 from __future__ import annotations
 
+import asyncio
 import os
+import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import nbformat
 from ipykernel.kernelspec import RESOURCES, get_kernel_dict
@@ -24,6 +27,8 @@ from traitlets import default
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
 SECONDS_PER_CELL = 900
+INTERRUPTED = 130  # the exit code of a program that Ctrl-C or a polite kill has ended
+WIDGET = "application/vnd.jupyter.widget-view+json"
 
 # Which Python ran a notebook is no part of it: it would change with every reader.
 METADATA = {
@@ -47,8 +52,40 @@ class ThisPythonManager(AsyncKernelManager):
         return ThisPython()
 
 
+class StoppableClient(NotebookClient):
+    """Ctrl-C or a polite kill ends the kernel and the run. nbclient ends the kernel, and calls that a failure."""
+
+    stopped = False
+
+    def stop(self, task: asyncio.Task[Any]) -> None:
+        self.stopped = True
+        self.shutdown_kernel = "immediate"  # a kernel that computes does not hear a polite one
+        task.cancel()
+
+    async def async_start_new_kernel(self, **kwargs: Any) -> None:
+        # here because nbclient sets handlers of its own right before
+        task, loop = asyncio.current_task(), asyncio.get_running_loop()
+        assert task is not None
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.stop, task)
+        await super().async_start_new_kernel(**kwargs)
+
+
 class NotebookFailed(Exception):
     """A cell raised, took too long, or killed its kernel. The message says which cell and why."""
+
+
+def listen() -> None:
+    """A polite kill (SIGTERM) ends this program as Ctrl-C does: with KeyboardInterrupt, so that no child is left."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def without_widgets(notebook: NotebookNode) -> None:
+    """Leave of a widget its text: without a kernel it answers nobody, and its number is another one on each run."""
+    notebook.metadata.pop("widgets", None)
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            output.get("data", {}).pop(WIDGET, None)
 
 
 def prepare_environment() -> None:
@@ -64,10 +101,11 @@ def execute(path: Path) -> NotebookNode:
 
     Raises:
         NotebookFailed: names the cell, by its count, and the error.
+        KeyboardInterrupt: Ctrl-C, or a polite kill; the kernel is gone.
     """
     notebook: NotebookNode = nbformat.read(path, as_version=4)
     started: list[NotebookNode] = []
-    client = NotebookClient(
+    client = StoppableClient(
         notebook,
         timeout=SECONDS_PER_CELL,
         kernel_manager_class=ThisPythonManager,
@@ -79,11 +117,18 @@ def execute(path: Path) -> NotebookNode:
     )
     try:
         client.execute()
-    except CellExecutionError as error:
-        raise NotebookFailed(f"cell [{len(started)}]: {error.ename}: {error.evalue}".rstrip(": ")) from error
-    except Exception as error:  # a time limit, a dead kernel: nbclient has many, and none may stop the other notebooks
+    except BaseException as error:  # a time limit, a dead kernel: nbclient has many, and none may stop the others
+        if client.stopped:
+            raise KeyboardInterrupt from error
+        if not isinstance(error, Exception):
+            raise
+        if isinstance(error, CellExecutionError):
+            raise NotebookFailed(f"cell [{len(started)}]: {error.ename}: {error.evalue}".rstrip(": ")) from error
         raise NotebookFailed(f"cell [{len(started)}]: {type(error).__name__}: {error}") from error
+    finally:
+        listen()  # nbclient leaves no handler
     notebook.metadata = nbformat.from_dict(METADATA)
+    without_widgets(notebook)
     return notebook
 
 
@@ -114,4 +159,9 @@ def main(paths: list[Path]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main([Path(name) for name in sys.argv[1:]]))
+    listen()
+    try:
+        sys.exit(main([Path(name) for name in sys.argv[1:]]))
+    except KeyboardInterrupt:
+        print("\nInterrupted. What was stored stays, and no notebook is half stored.", file=sys.stderr)
+        sys.exit(INTERRUPTED)

@@ -14,10 +14,10 @@ PYPROJECT = Path(__file__).resolve().parents[1] / "pyproject.toml"
 
 
 def missing() -> list[str]:
-    """The unmet requirements of the package, of its book and of its tests; the package itself is one of them."""
+    """The unmet requirements of the package, its book, its command and its tests; the package itself is one."""
     project = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    wanted = [*project["dependencies"], *extras["book"], *extras["test"], project["name"]]
+    wanted = [*project["dependencies"], *extras["book"], *extras["command"], *extras["test"], project["name"]]
     try:
         from packaging.requirements import Requirement
     except ImportError:  # half of them need it, so the environment is new or broken

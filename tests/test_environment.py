@@ -17,17 +17,22 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 CONDA = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
 
 # What conda-forge calls a package that has another name there.
-CONDA_NAMES = {"torch": "pytorch-cpu", "matplotlib": "matplotlib-base"}
+CONDA_NAMES = {
+    "torch": "pytorch-cpu",
+    "matplotlib": "matplotlib-base",
+    "docstring-parser": "docstring_parser",
+}
 
 
 def named(requirement: str) -> tuple[str, str]:
     """A requirement as its name and its bounds: "torch>=2.6" is ("torch", ">=2.6")."""
-    name, bounds = re.fullmatch(r"([A-Za-z0-9-]+)(.*)", requirement.replace(" ", "")).groups()  # type: ignore[union-attr]
+    name, bounds = re.fullmatch(r"([A-Za-z0-9_-]+)(.*)", requirement.replace(" ", "")).groups()  # type: ignore[union-attr]
     return name, bounds
 
 
 def test_conda_has_the_packages_of_pyproject_with_the_same_bounds() -> None:
-    wanted = dict(map(named, [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["book"]]))
+    extras = PROJECT["optional-dependencies"]
+    wanted = dict(map(named, [*PROJECT["dependencies"], *extras["book"], *extras["command"]]))
     conda = dict(named(entry) for entry in CONDA["dependencies"] if isinstance(entry, str))
     assert conda.pop("pip") == ""
     conda.pop("python")
@@ -82,4 +87,5 @@ def test_the_check_for_missing_requirements_knows_every_list(tmp_path: Path) -> 
     assert here.stdout == ""
     bare = subprocess.run([sys.executable, "-I", "-S", script], capture_output=True, text=True, check=True)
     extras = PROJECT["optional-dependencies"]
-    assert set(bare.stdout.split()) == {*PROJECT["dependencies"], *extras["book"], *extras["test"], PROJECT["name"]}
+    wanted = {*extras["book"], *extras["command"], *extras["test"]}
+    assert set(bare.stdout.split()) == {*PROJECT["dependencies"], *wanted, PROJECT["name"]}

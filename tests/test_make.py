@@ -7,8 +7,10 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -21,7 +23,7 @@ EMPTY_DISK = "#!/bin/sh\necho Filesystem 1024-blocks Used Available\necho /dev/d
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Path:
-    """A folder of commands that is all a run finds: the tools, an endless disk, and no Python yet."""
+    """A folder of commands that is all a run finds: the tools, an endless disk, a browser, and no Python yet."""
     commands = tmp_path / "commands"
     commands.mkdir()
     for tool in TOOLS:
@@ -29,6 +31,7 @@ def machine(tmp_path: Path) -> Path:
         assert found
         (commands / tool).symlink_to(found)
     command(commands / "df", EMPTY_DISK)
+    command(commands / "chromium", "#!/bin/sh\n")
     return commands
 
 
@@ -45,7 +48,7 @@ def run(machine: Path, **variables: str) -> subprocess.CompletedProcess[str]:
 
 def make(*arguments: str, folder: Path = ROOT, path: str = os.environ["PATH"]) -> subprocess.CompletedProcess[str]:
     """`make` as a person types it, though these tests may themselves run under a make."""
-    ours = {"MAKEFLAGS", "MFLAGS", "MAKELEVEL", "VENV", "PYTHON", "PIP_FLAGS"}
+    ours = {"MAKEFLAGS", "MFLAGS", "MAKELEVEL", "VENV", "PYTHON", "PIP_FLAGS", "REPOSITORY"}
     environment = {name: value for name, value in os.environ.items() if name not in ours} | {"PATH": path}
     return subprocess.run(
         ["make", *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False
@@ -95,6 +98,42 @@ def test_an_environment_that_has_everything_is_left_alone_on_a_full_disk(machine
     assert (result.returncode, result.stdout) == (0, f"Environment: {sys.prefix} has everything.\n")
 
 
+@pytest.mark.parametrize("user", ["administrator", "sudo without a password", "anyone"])
+def test_chromium_is_installed_where_it_is_missing_and_the_user_may(machine: Path, user: str) -> None:
+    (machine / "chromium").unlink()
+    command(machine / "id", f"#!/bin/sh\necho {0 if user == 'administrator' else 1000}\n")
+    command(machine / "env", '#!/bin/sh\nshift\nexec "$@"\n')
+    command(machine / "apt-get", f'#!/bin/sh\necho "$@" >> {machine}/calls\n')
+    command(machine / "sudo", "#!/bin/sh\nexit 1\n" if user == "anyone" else '#!/bin/sh\nshift\nexec "$@"\n')
+    command(machine / "true", "#!/bin/sh\n")
+    result = run(machine, VENV=sys.prefix)
+    assert (result.returncode, result.stderr) == (0, "")
+    if user == "anyone":
+        assert "the tests of the web pages are skipped" in result.stdout
+        assert not (machine / "calls").exists()
+    else:
+        assert " install -qq -y --no-install-recommends chromium" in (machine / "calls").read_text()
+
+
+def test_without_a_browser_and_without_apt_the_environment_is_ready_all_the_same(machine: Path) -> None:
+    (machine / "chromium").unlink()
+    result = run(machine, VENV=sys.prefix)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.splitlines() == [
+        "Browser: no Chromium here, so the tests of the web pages are skipped; to have them: apt-get install chromium",
+        f"Environment: {sys.prefix} has everything.",
+    ]
+
+
+def test_a_browser_that_cannot_be_installed_stops_nothing(machine: Path) -> None:
+    (machine / "chromium").unlink()
+    command(machine / "id", "#!/bin/sh\necho 0\n")
+    command(machine / "apt-get", "#!/bin/sh\necho no network >&2\nexit 100\n")
+    result = run(machine, VENV=sys.prefix)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "apt could not install it" in result.stdout
+
+
 def test_an_install_that_fails_is_tried_again_and_one_that_worked_is_not(machine: Path, tmp_path: Path) -> None:
     """With an environment whose Python counts its pip calls: the first fails, the second meets every requirement."""
     calls = tmp_path / "calls"
@@ -117,14 +156,37 @@ esac
     arguments = ["data", f"VENV={tmp_path / 'venv'}", "PIP_FLAGS=--prefer-binary --no-input"]
     path = f"{machine}:{os.environ['PATH']}"
     assert [make(*arguments, folder=checkout, path=path).returncode == 0 for _ in range(3)] == [False, True, True]
-    assert calls.read_text().splitlines() == ["-m pip install --prefer-binary --no-input --editable .[book,test]"] * 2
+    install = "-m pip install --prefer-binary --no-input --editable .[book,command,test]"
+    assert calls.read_text().splitlines() == [install] * 2
+
+
+@pytest.mark.parametrize("target", ["book", "html", "outputs"])
+def test_a_target_that_is_stopped_leaves_nothing_running(machine: Path, tmp_path: Path, target: str) -> None:
+    """With a Python that writes down who it is, and then takes its time."""
+    python, pid = tmp_path / "venv" / "bin" / "python", tmp_path / "pid"
+    python.parent.mkdir(parents=True)
+    command(python, f'#!/bin/sh\ncase "$1" in site/[bpe]*.py) echo $$ > {pid}; exec sleep 600 ;; esac\n')
+    checkout = tmp_path / "checkout"
+    shutil.copytree(ROOT / "site", checkout / "site")
+    for name in ("Makefile", "pyproject.toml"):
+        shutil.copy(ROOT / name, checkout / name)
+    process = subprocess.Popen(
+        ["make", target, f"VENV={tmp_path / 'venv'}"], cwd=checkout, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    until = time.monotonic() + 60
+    while not (pid.exists() and pid.read_text()):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    process.terminate()
+    process.communicate(timeout=20)
+    assert not psutil.pid_exists(int(pid.read_text()))
 
 
 def test_every_target_that_help_lists_can_be_made() -> None:
     shown = make("help").stdout
     targets = re.findall(r"^  ([a-z]+) ", shown, flags=re.MULTILINE)
-    assert {"book", "test", "lab", "outputs", "checkpoints", "studies", "bench", "data", "clean", "help"} == set(
-        targets
-    )
+    written = {"book", "html", "test", "lab", "outputs", "checkpoints", "studies", "bench", "data", "clean", "help"}
+    assert written == set(targets)
     assert [target for target in targets if make("--dry-run", target).returncode] == []
     assert make().stdout == shown

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -23,7 +25,8 @@ CHAPTERS = [
     "08_all_subnetworks.ipynb",
     "09_ways_it_goes_wrong.ipynb",
 ]
-ALL = CHAPTERS + [f"solutions/{name}" for name in CHAPTERS]
+APPENDIX = "appendix_mlflow.ipynb"
+ALL = [*CHAPTERS, *(f"solutions/{name}" for name in CHAPTERS), APPENDIX]
 LONGEST_CELL = 22  # lines
 TIMINGS = re.compile(r"latency|perf_counter|seconds")
 
@@ -37,8 +40,12 @@ LOCAL = {
     "an address in memory": re.compile(r"\b0x[0-9a-f]{6,}\b"),
 }
 
+# A question of one line, and below it an answer that opens with a click.
+FOLDED = r".+\?\n\n   <details><summary>Answer</summary>\n\n(?:   .+\n)+\n   </details>\n"
+
 every_notebook = pytest.mark.parametrize("name", ALL)
 every_chapter = pytest.mark.parametrize("name", CHAPTERS)
+every_page = pytest.mark.parametrize("name", [*CHAPTERS, APPENDIX])
 
 
 @cache
@@ -140,7 +147,7 @@ def test_no_link_or_import_leaves_the_checkout(name: str) -> None:
                     assert (folder / target).exists(), f"{target} is linked, and is not there"
 
 
-@every_chapter
+@every_page
 def test_a_chapter_opens_with_its_title_and_what_you_will_be_able_to_do(name: str) -> None:
     cells = read(name).cells
     assert cells[0].cell_type == "markdown"
@@ -149,7 +156,7 @@ def test_a_chapter_opens_with_its_title_and_what_you_will_be_able_to_do(name: st
     assert any("you will be able to" in cell.source.lower() for cell in cells[:3])
 
 
-@every_chapter
+@every_page
 def test_a_chapter_holds_its_claims_with_asserts(name: str) -> None:
     assert any(re.search(r"^\s*assert\b", cell.source, flags=re.MULTILINE) for cell in code_cells(name))
 
@@ -165,11 +172,34 @@ def test_a_chapter_ends_with_three_exercises_and_where_their_solutions_are(name:
     assert f"solutions/{name}" in exercises
 
 
+@every_chapter
+def test_between_recap_and_exercises_a_chapter_asks_six_questions_with_folded_answers(name: str) -> None:
+    prose = [cell.source for cell in read(name).cells if cell.cell_type == "markdown"]
+    headings = re.findall(r"^## (.+)$", "\n\n".join(prose), flags=re.MULTILINE)
+    assert headings[-3:] == ["Recap", "Check your understanding", "Exercises"]
+    (section,) = [source for source in prose if source.startswith("## Check your understanding")]
+    questions = re.split(r"^\d\. ", section, flags=re.MULTILINE)[1:]
+    assert re.findall(r"^(\d)\. ", section, flags=re.MULTILINE) == list("123456")
+    for question in questions:  # the empty lines and the indentation keep Markdown alive inside the HTML
+        assert re.fullmatch(FOLDED, question.strip() + "\n"), question
+
+
 @pytest.mark.parametrize("name", [name for name in CHAPTERS if name != "06_compare.ipynb"])
 def test_only_the_comparison_measures_on_test_data(name: str) -> None:
     """Validation decides, test reports once. Looking at the test images, or counting them, decides nothing."""
     measured = re.compile(r"\b(?:evaluate|predict|compare|taylor|oracle|fit|gate_gradients)\([^)]*\.test\b")
     assert [cell.source for cell in code_cells(name) if measured.search(cell.source)] == []
+
+
+def test_without_mlflow_the_appendix_is_skipped_and_nothing_else_fails(tmp_path: Path) -> None:
+    conftest = (NOTEBOOKS.parent / "conftest.py").read_text()
+    assert conftest.count('find_spec("mlflow")') == 1
+    (tmp_path / "conftest.py").write_text(conftest.replace('find_spec("mlflow")', "None"))
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "notebooks" / APPENDIX).write_bytes((NOTEBOOKS / APPENDIX).read_bytes())
+    command = [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "--rootdir", ".", "notebooks"]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert f"{len(code_cells(APPENDIX))} skipped in" in run.stdout.splitlines()[-1], run.stdout + run.stderr
 
 
 @every_notebook

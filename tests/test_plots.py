@@ -118,6 +118,7 @@ def test_stability_draws_the_worst_sample_of_each_size() -> None:
     table = pd.DataFrame({"n": [100, 100, 1000, 1000], "correlation": [0.9, 0.7, 1.0, 0.95]})
     axes = plots.stability(table, title="stable")
     assert lines(axes)["the worst sample of that size"].tolist() == [[100, 0.7], [1000, 0.95]]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("images scored", "rank correlation with our ranking")
 
 
 def test_the_surgery_picture_has_a_panel_for_each_convolution_and_one_for_the_linear_layer() -> None:

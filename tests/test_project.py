@@ -17,8 +17,10 @@ PACKAGE = ROOT / "cnnprune_utils"
 
 # The flow of the book. A module imports only from those before it, so there are no circles.
 ORDER = [
+    "files",
     "fetch",
     "data",
+    "unfinished",
     "training",
     "plan",
     "nodes",
@@ -34,6 +36,28 @@ ORDER = [
     "choice",
     "exhaustive",
     "plots",
+    "board.facts",
+    "board.page",
+    "board.pictures",
+    "board.widget",
+    "command.groups",
+    "command.settings",
+    "command.parsing",
+    "command.folder",
+    "command.observer",
+    "command.served",
+    "command.store",
+    "command.console",
+    "command.tracking",
+    "command.ui",
+    "command.figures",
+    "command.work",
+    "command.steps",
+    "command.image_files",
+    "command.pictures",
+    "command.options",
+    "command.cli",
+    "command.__main__",
 ]
 
 
@@ -55,27 +79,40 @@ def project_files() -> list[Path]:
     return [path for path in ROOT.rglob("*") if path.is_file() and not re.search(r"/(\.|build/)", str(path))]
 
 
+def modules() -> set[str]:
+    """Their names below the package, such as data and command.cli."""
+    files = [path.relative_to(PACKAGE).with_suffix("") for path in PACKAGE.rglob("*.py") if path.stem != "__init__"]
+    return {".".join(file.parts) for file in files}
+
+
 def imports(module: str) -> set[str]:
     """The modules of the package that a module imports, at its top or inside a function."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(text(f"cnnprune_utils/{module}.py"))):
+    parents = ("cnnprune_utils", *module.split(".")[:-1])
+    for node in ast.walk(ast.parse(text(f"cnnprune_utils/{module.replace('.', '/')}.py"))):
         names: list[str] = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            base = ".".join(filter(None, ["cnnprune_utils" if node.level else "", node.module]))
-            names = [f"{base}.{alias.name}" for alias in node.names]
-        found |= {parts[1] for name in names if (parts := name.split("."))[0] == "cnnprune_utils" and len(parts) > 1}
-    return found & {path.stem for path in PACKAGE.glob("*.py")}
+            base = ".".join([*parents[: len(parents) - node.level + 1], *filter(None, [node.module])])
+            base = base if node.level else str(node.module)
+            names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
+        found |= {name.removeprefix("cnnprune_utils.") for name in names if name.startswith("cnnprune_utils.")}
+    return found & modules()
 
 
 def test_the_order_names_every_module() -> None:
-    assert {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"} == set(ORDER)
+    assert len(ORDER) == len(set(ORDER))
+    assert modules() == set(ORDER)
 
 
 @pytest.mark.parametrize("module", ORDER)
 def test_a_module_imports_only_from_those_before_it(module: str) -> None:
     assert imports(module) <= set(ORDER[: ORDER.index(module)])
+
+
+def test_the_order_sees_the_imports_of_a_module_in_a_folder_too() -> None:
+    assert {"data", "models", "command.folder", "command.pictures"} <= imports("command.cli")
 
 
 def test_ci_runs_the_two_commands_of_the_readme_in_their_order() -> None:

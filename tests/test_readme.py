@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 import runpy
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
 from torchvision.models import resnet18
 
+from cnnprune_utils.command import options, parsing, store
+from cnnprune_utils.command.settings import Settings
 from cnnprune_utils.models import load_model
 from cnnprune_utils.schedule import Compressed
 
@@ -37,6 +40,18 @@ def test_the_ten_lines_prune_a_resnet18_its_file_loads_and_a_budget_is_met(
     loaded = load_model("small.safetensors", base=resnet18(num_classes=10)).eval()
     images = torch.rand(2, 3, 64, 64)
     torch.testing.assert_close(loaded(images), small.eval()(images), rtol=0, atol=0)
+
+
+def test_the_commands_in_it_exist_with_their_flags_and_files() -> None:
+    lines = re.findall(r"^cnnprune (.*)$", README, flags=re.MULTILINE)
+    assert [line.split()[0] for line in lines] == ["run", "predict", "ui"]
+    for line in lines:
+        options.parser().parse_args(line.split())
+    assert set(re.findall(r"--config (\w+)", README)) == set(parsing.shipped())
+    settings = {f"{group}.{name}" for group, values in asdict(Settings()).items() if group != "seed" for name in values}
+    assert set(re.findall(r"--(\w+\.\w+)", README)) <= settings
+    assert "(notebooks/appendix_mlflow.ipynb)" in README
+    assert f"`{store.DEFAULT.removeprefix('sqlite:///')}`" in README
 
 
 def test_the_figure_is_the_one_that_chapter_4_ends_with() -> None:

@@ -1,15 +1,22 @@
-"""How the book is executed: into pages, and in place."""
+"""How the book is executed and its pages are built; what the pages look like in a browser is in test_browser.py."""
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import ModuleType
+from xml.etree import ElementTree
 
 import nbformat
+import psutil
 import pytest
 from nbformat import v4
 
@@ -20,33 +27,59 @@ POINT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNoAAAAggCBd81
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A checkout with the tools and no chapters yet, in a folder whose name has a space."""
+    """A checkout with the tools, no package and no chapters yet, in a folder whose name has a space."""
     root = tmp_path / "a checkout"
-    shutil.copytree(ROOT / "site", root / "site")
+    shutil.copytree(ROOT / "site", root / "site", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "CITATION.cff", root)
+    for page in ("api/index.md", "command.md"):  # without package and appendix there is little to say of them
+        (root / "site" / page).write_text("# A page\n")
     (root / "notebooks" / "solutions").mkdir(parents=True)
+    write(root / "notebooks" / "solutions" / "01_one.ipynb", "this is not executed", opening="# Solutions")
     return root
 
 
-def write(path: Path, *sources: str, opening: str = "# A title\n\nA promise. Go to [two](02_two.ipynb#end).") -> None:
+def write(path: Path, *sources: str, opening: str = "# A title\n\n*A promise.*\n\nGo to [two](02_two.ipynb).") -> None:
     """A notebook of one text and some code cells, said to be made with a kernel that nobody has."""
-    cells = [v4.new_markdown_cell(opening), *map(v4.new_code_cell, sources)]
+    described = {"mystnb": {"image": {"alt": "one grey point"}}}
+    cells = [v4.new_markdown_cell(opening), *(v4.new_code_cell(source, metadata=described) for source in sources)]
     kernel = {"name": "nobody-has-this", "display_name": "", "language": "python"}
     nbformat.write(v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
 
 
-def run(checkout: Path, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run(checkout: Path, script: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, f"site/{script}.py", *arguments]
-    environment = {**os.environ, "MPLBACKEND": "agg", "TQDM_DISABLE": ""}
+    environment = {**os.environ, "MPLBACKEND": "agg", "TQDM_DISABLE": "", **variables}
     return subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, check=False)
+
+
+def stopped(checkout: Path, script: str, number: signal.Signals, *, once_there_is: Path) -> tuple[str, str]:
+    """What a run said, and what it complained of, when it was stopped by a signal as soon as a file was there."""
+    command = [sys.executable, f"site/{script}.py"]
+    process = subprocess.Popen(command, cwd=checkout, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        until = time.monotonic() + 120
+        while not (once_there_is.exists() and once_there_is.read_text()):
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        process.send_signal(number)
+        said, complaint = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 130, complaint
+    return said, complaint
+
+
+def is_alive(pid: int) -> bool:
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
 def test_a_chapter_that_fails_is_named_with_its_cell_and_the_others_are_built(checkout: Path) -> None:
     chapters, book = checkout / "notebooks", checkout / "build" / "book"
     show = f"import base64\nfrom IPython.display import Image\nImage(base64.b64decode('{POINT}'))"
     write(chapters / "01_one.ipynb", show)
-    write(chapters / "02_two.ipynb", "1", "raise ValueError('no such filter')")
-    write(chapters / "03_three.ipynb", "import os\nos._exit(1)")
-    write(chapters / "solutions" / "01_one.ipynb", "this is not executed")
+    write(chapters / "02_two.ipynb", "1", "raise ValueError('no such filter')", opening="# Two")
+    write(chapters / "03_three.ipynb", "import os\nos._exit(1)", opening="# Three")
 
     first = run(checkout, "build")
     assert first.returncode == 1
@@ -54,36 +87,172 @@ def test_a_chapter_that_fails_is_named_with_its_cell_and_the_others_are_built(ch
     assert "02_two                FAILED at cell [2]: ValueError: no such filter\n" in first.stdout
     assert "03_three              FAILED at cell [1]: DeadKernelError" in first.stdout
     assert first.stdout.splitlines()[-1].startswith("The book is not complete: 1 of 3 chapters ran.")
-    assert (book / "figures" / "01_one-1.png").read_bytes().startswith(b"\x89PNG")
-    assert not (book / "02_two.html").exists()
+    page, failed = (book / "01_one.html").read_text(), (book / "02_two.html").read_text()
+    assert 'alt="one grey point"' in page
+    assert "This chapter did not run" in failed
+    assert "no such filter" in failed
 
-    # mended: what was built is not built again
-    write(chapters / "02_two.ipynb", "print(21 * 2)")
+    # mended: what ran is not run again
+    write(chapters / "02_two.ipynb", "print(21 * 2)", opening="# Two")
     (chapters / "03_three.ipynb").unlink()
     second = run(checkout, "build")
-    assert second.returncode == 0
+    assert (second.returncode, second.stderr) == (0, "")
     lines = second.stdout.splitlines()
     assert [line.split()[:2] for line in lines[:2]] == [["01_one", "up"], ["02_two", lines[1].split()[1]]]
     assert lines[1].endswith(" s, 0 figures")
     assert lines[-1].strip() == str(book / "index.html")
 
-    index, page = (book / "index.html").read_text(), (book / "01_one.html").read_text()
-    assert '<a href="01_one.html">A title</a>' in index
+    index = (book / "index.html").read_text()
     assert "A promise." in index
-    assert 'src="figures/01_one-1.png"' in index
-    assert 'href="02_two.html#end"' in page
-    assert POINT[:40] in page
+    assert 'href="02_two.html"' in index
+    assert 'href="02_two.html"' in (book / "01_one.html").read_text()
     assert "42" in (book / "02_two.html").read_text()
     assert (book / "solutions" / "01_one.html").exists()
+    assert not (book / "03_three.html").exists()
+    assert nbformat.read(chapters / "02_two.ipynb", as_version=4).cells[1].outputs == []  # a run stores nothing in it
 
 
-def test_the_only_thing_a_page_asks_of_the_network_is_its_formulas(checkout: Path) -> None:
-    write(checkout / "notebooks" / "01_one.ipynb", "1")
-    assert run(checkout, "build").returncode == 0
-    page = (checkout / "build" / "book" / "01_one.html").read_text()
-    asked = [part.split('"')[0] for part in page.split('src="')[1:]]
-    assert [address for address in asked if "mathjax" not in address and not address.startswith("data:")] == []
-    assert "http" not in (checkout / "build" / "book" / "index.html").read_text()
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "a polite kill"])
+def test_a_run_that_is_stopped_takes_its_kernel_along_and_goes_on_later(checkout: Path, number: signal.Signals) -> None:
+    chapters, pid = checkout / "notebooks", checkout / "pid"
+    write(chapters / "01_one.ipynb", "1")
+    write(
+        chapters / "02_two.ipynb", f"import os, time\nopen({str(pid)!r}, 'w').write(str(os.getpid()))\ntime.sleep(600)"
+    )
+    write(chapters / "03_three.ipynb", "1")
+    said, complaint = stopped(checkout, "build", number, once_there_is=pid)
+    assert "Traceback" not in complaint
+    assert complaint.strip().endswith("The chapters that ran are kept: the same command goes on from here.")
+    assert not is_alive(int(pid.read_text()))
+    assert "03_three" not in said
+
+    (chapters / "02_two.ipynb").unlink()
+    write(chapters / "02_two.ipynb", "1")
+    assert run(checkout, "build").stdout.split()[:2] == ["01_one", "up"]
+
+
+def test_pages_that_are_stopped_leave_no_process_and_the_old_pages(checkout: Path) -> None:
+    write(checkout / "notebooks" / "01_one.ipynb", "1", opening="# One\n\n*A promise.*")
+    assert run(checkout, "pages").returncode == 0
+    page, pid = checkout / "build" / "html" / "01_one.html", checkout / "pid"
+    before = page.read_bytes()
+    with (checkout / "site" / "conf.py").open("a") as settings:
+        settings.write(f"\nimport time\nopen({str(pid)!r}, 'w').write(str(os.getpid()))\ntime.sleep(600)\n")
+    _, complaint = stopped(checkout, "pages", signal.SIGTERM, once_there_is=pid)
+    assert complaint.strip() == "Interrupted. The pages that were there are as they were."
+    assert not is_alive(int(pid.read_text()))
+    assert page.read_bytes() == before
+
+
+def test_a_warning_stops_the_pages_and_leaves_those_that_were_there(checkout: Path) -> None:
+    chapter, pages = checkout / "notebooks" / "01_one.ipynb", checkout / "build" / "html"
+    write(chapter, "1", opening="# One\n\n*A promise.*\n\nA formula, $a_k \\times 2$.")
+    assert run(checkout, "pages").returncode == 0
+    before = (pages / "01_one.html").read_bytes()
+
+    write(chapter, "1", opening="# One\n\n*A promise.*\n\nA formula, $\\nonsense 2$, and [nowhere](nowhere.ipynb).")
+    broken = run(checkout, "pages")
+    assert broken.returncode == 1
+    assert r"\nonsense is not known" in broken.stderr
+    assert "nowhere.ipynb" in broken.stderr
+    assert "Traceback" not in broken.stderr
+    assert run(checkout, "pages").returncode == 1  # and again: a warning is not forgotten
+    assert (pages / "01_one.html").read_bytes() == before
+
+
+def test_binder_is_one_setting_and_without_it_there_is_no_button(checkout: Path) -> None:
+    write(checkout / "notebooks" / "01_one.ipynb", "1", opening="# One\n\n*A promise.*")
+    page = checkout / "build" / "html" / "01_one.html"
+    assert run(checkout, "pages", REPOSITORY="").stdout.startswith("The book's pages are ready.")
+    assert "mybinder" not in page.read_text()
+    assert run(checkout, "pages", REPOSITORY="").stdout.startswith("The book's pages are up to date.")
+    assert run(checkout, "pages", REPOSITORY="https://github.com/someone/a-book").returncode == 0
+    binder = "https://mybinder.org/v2/gh/someone/a-book/main?urlpath=lab/tree/notebooks/"
+    assert f"{binder}01_one.ipynb" in page.read_text()
+    assert f"{binder}solutions/01_one.ipynb" in (page.parent / "solutions" / "01_one.html").read_text()
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "notebooks").rglob("[0-9]*.ipynb")), ids=lambda path: f"{path.parent.name}-{path.stem}"
+)
+def test_every_figure_says_in_its_cell_what_it_shows(path: Path) -> None:
+    for cell in nbformat.read(path, as_version=4).cells:
+        if any("image/png" in output.get("data", {}) for output in cell.get("outputs", [])):
+            alt = cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "")
+            assert len(alt) >= 60, (
+                f"a figure without a description (metadata mystnb: {{image: {{alt}}}}):\n{cell.source}"
+            )
+
+
+def test_a_widget_is_stored_as_its_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "site")
+    execute = importlib.import_module("execute")
+    data = {
+        "text/plain": "Board(14 gates)",
+        "application/vnd.jupyter.widget-view+json": {"model_id": "not twice the same"},
+    }
+    notebook = v4.new_notebook(
+        cells=[v4.new_code_cell(outputs=[v4.new_output("display_data", data=data)])], metadata={"widgets": {}}
+    )
+    execute.without_widgets(notebook)
+    assert notebook.cells[0].outputs[0].data == {"text/plain": "Board(14 gates)"}
+    assert "widgets" not in notebook.metadata
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks" / "solutions").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_a_solution_begins_with_its_question_so_that_only_the_answer_is_folded(path: Path) -> None:
+    cells = nbformat.read(path, as_version=4).cells
+    prose = "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    exercises = re.findall(r"^## Exercise (\d)\n\n(.+?)(?=\n\n|\Z)", prose, re.MULTILINE | re.DOTALL)
+    assert [number for number, _ in exercises] == ["1", "2", "3"]
+    assert [text for _, text in exercises if not re.fullmatch(r"\*[^*].*[^*]\*", text, re.DOTALL)] == []
+
+
+@pytest.fixture
+def mathml(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(ROOT / "site" / "extensions")
+    return importlib.import_module("mathml")
+
+
+@pytest.mark.parametrize(
+    ("tex", "part"),
+    [
+        ("16{,}384", "<mn>16,384</mn>"),
+        ("= -0.46", '<mo form="prefix">−</mo>'),
+        ("a - b", "<mo>−</mo>"),
+        (r"\ln 2", '<mi>ln</mi><mspace width="0.17em" /><mn>2</mn>'),
+        (r"\ln(1 + a)", "<mi>ln</mi><mo"),
+        (r"\Theta", '<mi mathvariant="normal">Θ</mi>'),
+        (r"\left| \sum_m z_m \right|", "<munder><mo>∑</mo><mi>m</mi></munder>"),
+        (
+            "2(a)^2",
+            '<msup><mrow><mo stretchy="false">(</mo><mi>a</mi><mo stretchy="false">)</mo></mrow><mn>2</mn></msup>',
+        ),
+        (r"\sqrt{n}", '<msqrt><mspace width="0" height="0.78em" depth="0.1em" /><mrow><mi>n</mi></mrow></msqrt>'),
+        ("|a|", '<mo stretchy="false" form="prefix" lspace="0" rspace="0">|</mo><mi>a</mi>'),
+    ],
+)
+def test_a_formula_is_spaced_as_tex_would(mathml: ModuleType, tex: str, part: str) -> None:
+    assert part in mathml.mathml(tex)
+
+
+@pytest.mark.parametrize("tex", [r"\nonsense", r"\frac{1}", r"\left( x", "a $ b"])
+def test_a_formula_that_cannot_be_read_is_refused(mathml: ModuleType, tex: str) -> None:
+    with pytest.raises(mathml.FormulaError):
+        mathml.mathml(tex)
+
+
+def test_the_font_of_the_formulas_has_every_sign_that_they_use(mathml: ModuleType) -> None:
+    woff2 = (ROOT / "site" / "_static" / "fonts" / "math.woff2").read_bytes()
+    assert woff2.startswith(b"wOF2")
+    assert len(woff2) < 100_000
+    signs = set((ROOT / "site" / "_static" / "fonts" / "signs.txt").read_text().split("\n")[0])
+    for path in (ROOT / "notebooks").rglob("[0-9]*.ipynb"):
+        for cell in nbformat.read(path, as_version=4).cells:
+            formulas = re.findall(r"(\$\$?)([^$]+)\1", cell.source if cell.cell_type == "markdown" else "")
+            for _, tex in formulas:
+                used = set("".join(ElementTree.fromstring(mathml.mathml(tex)).itertext()))
+                assert used <= signs | {" ", "\u00a0"}, f"{path.name}: {tex} needs {used - signs}"
 
 
 def test_outputs_are_stored_from_one_clean_run_or_not_at_all(checkout: Path) -> None:
@@ -112,7 +281,7 @@ def test_outputs_are_stored_from_one_clean_run_or_not_at_all(checkout: Path) -> 
     assert cells[0]["outputs"] == [
         {"name": "stdout", "output_type": "stream", "text": ["14\n", "notebooks\n", "True\n"]},
     ]
-    assert cells[0]["metadata"] == {}
+    assert cells[0]["metadata"] == {"mystnb": {"image": {"alt": "one grey point"}}}  # what was there, and no more
     assert stored["metadata"] == {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},

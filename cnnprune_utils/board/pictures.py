@@ -1,0 +1,115 @@
+"""A handful of pictures under closed gates: what each filter sees, and which answers change."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ..data import Split
+from ..exhaustive import _end, _terms
+from ..gates import Gate, gated
+from ..structure import analyse
+
+
+class Pictures:
+    """Answers for ``split`` under any closed gates, fast enough to follow a switch.
+
+    The last layer's filters add up to the outputs, so their contributions are kept for each state of the other layers:
+    switching the last layer is a sum, and switching another layer is one pass, the first time.
+
+    Args:
+        model: as :func:`cnnprune_utils.exhaustive.all_subnetworks` takes it; unchanged.
+        split: some hundred images, on the model's device.
+    """
+
+    def __init__(self, model: nn.Module, split: Split) -> None:
+        found = analyse(model)
+        last, self._linear = _end(model, found)
+        self._last, self._split = last.name, split
+        self._layers = {layer.name: layer.out_channels for layer in found.layers.values()}
+        self._network, self._reader = gated(model), last.consumers[0].name
+        self._features = gated(model)
+        self._features.network.set_submodule(self._reader, nn.Identity())  # what the linear layer reads
+        self._kept: dict[int, Tensor] = {}
+        self._bits = {name: slice(first, first + n) for name, n, first in self._places()}
+        self._sizes: dict[str, tuple[int, int]] = {}
+        self._seen: dict[str, Tensor] = {}
+        for layer in found.layers.values():
+            self._network.network.get_submodule(layer.name).register_forward_hook(partial(self._note_size, layer.name))
+        for name, gate in self._network.gates.items():
+            gate.register_forward_pre_hook(partial(self._note_maps, name))
+
+    def _places(self) -> list[tuple[str, int, int]]:
+        first, places = 0, []
+        for name, n in self._layers.items():
+            places.append((name, n, first))
+            first += n
+        return places
+
+    def __len__(self) -> int:
+        return len(self._split)
+
+    @torch.no_grad()
+    def outputs(self, closed: int) -> Tensor:
+        """The network's outputs with these gates closed, (n, classes); ``closed`` as in :mod:`.facts`."""
+        open_ = self._open(closed)
+        end = open_.pop(self._last)
+        front = closed & ~sum(1 << i for i in range(*self._bits[self._last].indices(64)))
+        if front not in self._kept:
+            for name, values in open_.items():
+                self._features.gates[name].values = values
+            features = torch.cat([self._features(images) for images, _ in self._split.batches(250)])
+            self._kept[front] = _terms(features, self._linear, len(end))
+        terms = self._kept[front]
+        kept = torch.cat([end.new_ones(1), end])
+        return (kept @ terms.flatten(1)).view(terms.shape[1:]).T
+
+    def answers(self, closed: int) -> NDArray[np.int64]:
+        """The class of the highest output for each picture, (n,)."""
+        answers: NDArray[np.int64] = self.outputs(closed).argmax(1).cpu().numpy()
+        return answers
+
+    @torch.no_grad()
+    def maps(self, picture: int, closed: int) -> list[NDArray[np.float32]]:
+        """The feature map of every filter for one picture, before its own gate: one (height, width) per filter."""
+        for name, values in self._open(closed).items():
+            self._network.gates[name].values = values
+        self._network(self._split.images[picture : picture + 1])
+        maps = []
+        for name in self._layers:
+            seen = self._seen[name].reshape(self._layers[name], -1).float().cpu().numpy()
+            height, width = self._sizes[name]
+            if height * width != seen.shape[1]:  # pooled on the way to the gate
+                side = round(seen.shape[1] ** 0.5)
+                height, width = (side, side) if side * side == seen.shape[1] else (1, seen.shape[1])
+            maps += list(seen.reshape(-1, height, width))
+        return maps
+
+    def image(self, picture: int) -> NDArray[np.uint8]:
+        """One picture as grey bytes, (height, width)."""
+        return grey(self._split.images[picture].mean(0).float().cpu().numpy(), 1.0)
+
+    def label(self, picture: int) -> int:
+        return int(self._split.labels[picture])
+
+    def _open(self, closed: int) -> dict[str, Tensor]:
+        like = self._linear.weight
+        every = torch.tensor([float(~closed >> i & 1) for i in range(sum(self._layers.values()))]).to(like)
+        return {name: every[bits] for name, bits in self._bits.items()}
+
+    def _note_size(self, name: str, module: nn.Module, inputs: Any, output: Tensor) -> None:
+        height, width = output.shape[-2:]
+        self._sizes[name] = int(height), int(width)
+
+    def _note_maps(self, name: str, gate: Gate, inputs: tuple[Tensor, ...]) -> None:
+        self._seen[name] = inputs[0][0]
+
+
+def grey(numbers: NDArray[np.float32], most: float) -> NDArray[np.uint8]:
+    """0 to ``most`` as bytes from 0 to 255; what lies outside is cut off."""
+    return np.round(np.clip(numbers / most if most > 0 else numbers * 0, 0, 1) * 255).astype(np.uint8)

@@ -1,0 +1,241 @@
+"""The settings of a run, group by group: typed, and checked before anything is computed.
+
+The first lines and the texts of ``Args`` are what ``cnnprune run --help`` shows. Nothing here imports PyTorch, so that
+help comes at once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+from urllib.parse import urlsplit
+
+Criterion: TypeAlias = Literal[
+    "taylor", "fisher", "activation_mean", "activation_std", "apoz", "magnitude", "random", "oracle", "oracle_loss"
+]
+Schedule: TypeAlias = Literal["one_cycle", "constant"]
+
+N_TRAINING_IMAGES = 60_000  # before the validation images are taken out
+SIZES = ("remove", "parameters", "macs")  # how far to prune: one of them
+
+
+@dataclass(frozen=True)
+class Data:
+    """Data: which images of Fashion-MNIST
+
+    Args:
+        root: folder of the data; null: the variable CNNPRUNE_DATA, else the checkout's data/, else the user's cache
+        validation: training images held out to decide on, as many of each of the ten classes
+        train: how many of the others to train on, drawn at random; null: all
+    """
+
+    root: str | None = None
+    validation: int = 5000
+    train: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.validation % 10 or not 10 <= self.validation < N_TRAINING_IMAGES:
+            raise ValueError(
+                f"data.validation={self.validation} must be a multiple of 10, from 10 to {N_TRAINING_IMAGES - 10}"
+            )
+        left = N_TRAINING_IMAGES - self.validation
+        if self.train is not None and not 1 <= self.train <= left:
+            raise ValueError(f"data.train={self.train} must lie between 1 and {left}: data.validation leaves so many")
+
+
+@dataclass(frozen=True)
+class Network:
+    """Network: convolutions of 3x3, called network.0, network.2, network.4, ..., and one linear layer
+
+    Args:
+        widths: filters of each convolution
+    """
+
+    widths: list[int] = field(default_factory=lambda: [2, 4, 8])
+
+    def __post_init__(self) -> None:
+        if not self.widths or min(self.widths) < 1:
+            raise ValueError(f"network.widths={self.widths} must be at least one number, and each at least 1")
+
+    @property
+    def layers(self) -> dict[str, int]:
+        """Layer name -> filters."""
+        return {f"network.{2 * i}": width for i, width in enumerate(self.widths)}
+
+
+@dataclass(frozen=True)
+class Training:
+    """Training, with Adam
+
+    Args:
+        epochs: passes over the training images
+        learning_rate: the highest one
+        batch_size: images in one update
+        schedule: one_cycle: the learning rate rises, and falls to zero at the end; constant: it stays
+    """
+
+    epochs: int = 6
+    learning_rate: float = 1e-2
+    batch_size: int = 256
+    schedule: Schedule = "one_cycle"
+
+    def __post_init__(self) -> None:
+        _check_training("training", self)
+
+
+@dataclass(frozen=True)
+class Finetuning:
+    """Fine-tuning of what pruning left, with a new Adam
+
+    Args:
+        epochs: passes over the training images
+        learning_rate: the highest one
+        batch_size: images in one update
+        schedule: one_cycle: the learning rate rises, and falls to zero at the end; constant: it stays
+    """
+
+    epochs: int = 5
+    learning_rate: float = 1e-2
+    batch_size: int = 256
+    schedule: Schedule = "one_cycle"
+
+    def __post_init__(self) -> None:
+        _check_training("finetuning", self)
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """Scoring: what each filter is worth
+
+    Args:
+        criterion: how the worth is measured; taylor is the paper's
+        split: the images to measure it on
+        images: how many of them, drawn at random; null: all
+        macs_penalty: times the share of the network's computation that a filter takes, taken off its normalised score
+    """
+
+    criterion: Criterion = "taylor"
+    split: Literal["train", "validation"] = "validation"
+    images: int | None = None
+    macs_penalty: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_at_least(1, {"scoring.images": self.images})
+        check_at_least(0, {"scoring.macs_penalty": self.macs_penalty})
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """Pruning: how far. Give one of remove, parameters and macs
+
+    Args:
+        way: one_shot: the lowest ranks leave at once; loop: the paper's loop, see below
+        remove: how many filters leave, over all layers; or layer by layer, as in '{network.0: 1, network.4: 5}'
+        parameters: at most so many remain in the network
+        macs: at most so many multiply-accumulates remain for one image
+        points: loop only: at most so many points of validation accuracy are lost; with remove null and no other size:
+            as small as that allows
+        keep_at_least: so many filters stay in each layer
+    """
+
+    way: Literal["one_shot", "loop"] = "one_shot"
+    remove: int | dict[str, int] | None = 8
+    parameters: int | None = None
+    macs: int | None = None
+    points: float | None = None
+    keep_at_least: int = 1
+
+    def __post_init__(self) -> None:
+        sizes = {name: getattr(self, name) for name in SIZES}
+        given = {f"pruning.{name}": value for name, value in sizes.items() if value is not None}
+        if len(given) > 1 or (not given and self.points is None):
+            text = " and ".join(f"{name}={value}" for name, value in given.items()) or "nothing"
+            raise ValueError(
+                f"{text} says how far to prune: give one of pruning.remove, pruning.parameters and pruning.macs, and "
+                "set the others to null, as in --pruning.remove null"
+            )
+        if self.way == "one_shot" and self.points is not None:
+            raise ValueError("pruning.points is for the loop, which measures on its way: set pruning.way to loop")
+        if self.way == "loop" and isinstance(self.remove, dict):
+            raise ValueError("the loop chooses the layers itself: give pruning.remove as one number, or as null")
+        if not 0 <= (self.points or 0) <= 100:
+            raise ValueError(f"pruning.points={self.points} must lie between 0 and 100")
+        counts = self.remove if isinstance(self.remove, dict) else {}
+        check_at_least(0, {f"pruning.remove of {name}": n for name, n in counts.items()})
+        check_at_least(0, {name: n for name, n in given.items() if not isinstance(n, dict)})
+        check_at_least(1, {"pruning.keep_at_least": self.keep_at_least})
+
+
+@dataclass(frozen=True)
+class Loop:
+    """Loop: score, remove a few, train a little, again; only for pruning.way=loop
+
+    Args:
+        step: filters that leave at once
+        updates: minibatches to train on after each step; 0: none
+        learning_rate: the highest one in the updates of a step
+        batch_size: images in one update
+        shortlist: so many of the lowest ranks are tried by closing gates, and the best leaves; 1: the lowest leaves
+        images: training images to score with
+        patience: with pruning.points: steps in a row beyond the limit before it stops
+    """
+
+    step: int = 1
+    updates: int = 50
+    learning_rate: float = 1e-3
+    batch_size: int = 256
+    shortlist: int = 1
+    images: int = 2000
+    patience: int = 3
+
+    def __post_init__(self) -> None:
+        names = ("step", "batch_size", "shortlist", "images", "patience")
+        check_at_least(1, {f"loop.{name}": getattr(self, name) for name in names})
+        check_at_least(0, {"loop.updates": self.updates})
+        _check_rate("loop", self.learning_rate)
+
+
+@dataclass(frozen=True)
+class Tracking:
+    """Tracking, with MLflow: what a run logs besides its folder
+
+    Args:
+        enabled: false: nothing, the folder is enough
+        uri: a server, as http://localhost:5000, or a file, as sqlite:///runs/mlflow.db; null: the variable
+            MLFLOW_TRACKING_URI, else that file
+        experiment: the name under which MLflow lists the run with others
+    """
+
+    enabled: bool = True
+    uri: str | None = None
+    experiment: str = "cnnprune"
+
+    def __post_init__(self) -> None:
+        if self.uri is not None and "://" not in self.uri:
+            raise ValueError(
+                f"tracking.uri={self.uri} is no address: it looks like http://localhost:5000 or sqlite:///mlflow.db"
+            )
+        if self.uri is not None and urlsplit(self.uri).password is not None:  # it would be kept, and logged
+            raise ValueError(
+                "tracking.uri must not hold a password: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+            )
+        if not self.experiment.strip():
+            raise ValueError("tracking.experiment must be a name")
+
+
+def check_at_least(lowest: int, values: Mapping[str, float | None]) -> None:
+    for name, value in values.items():
+        if value is not None and not lowest <= value < math.inf:
+            raise ValueError(f"{name}={value} must be at least {lowest}")
+
+
+def _check_training(section: str, given: Training | Finetuning) -> None:
+    check_at_least(1, {f"{section}.epochs": given.epochs, f"{section}.batch_size": given.batch_size})
+    _check_rate(section, given.learning_rate)
+
+
+def _check_rate(section: str, rate: float) -> None:
+    if not 0 < rate < math.inf:
+        raise ValueError(f"{section}.learning_rate={rate} must be a positive number, such as 0.001")

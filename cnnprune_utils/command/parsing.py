@@ -1,0 +1,125 @@
+"""Settings from YAML files and flags, by jsonargparse; and settings written as YAML."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser
+
+from .groups import SIZES
+from .settings import Settings
+
+CONFIGS = Path(__file__).parent / "configs"
+
+
+class SettingsError(ValueError):
+    """A setting that is unknown, of a wrong type or impossible; or a file that holds no settings."""
+
+
+def shipped() -> list[str]:
+    """The names of the configurations that come with the package."""
+    return sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+
+
+def load(file: Path) -> dict[str, Any]:
+    """What a YAML file says, with nothing filled in.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        SettingsError: it is not YAML, or not made of names with values.
+    """
+    try:
+        return _mapping(yaml.safe_load(file.read_text(encoding="utf-8")))
+    except (SettingsError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{file}: {error}") from error
+
+
+def named(name: str) -> dict[str, Any]:
+    """:func:`load` for the file ``name``; else for the one that comes with the package under this name.
+
+    Raises:
+        SettingsError: there is neither, or the file is no configuration.
+    """
+    if Path(name).is_file():
+        return load(Path(name))
+    if name in shipped():
+        return load(CONFIGS / f"{name}.yaml")
+    raise SettingsError(f"there is no file {name}, and no configuration of that name: there are {', '.join(shipped())}")
+
+
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with the settings of ``over`` in their place; layers with their numbers are one setting.
+
+    Of the sizes to prune to there can be one, so one that ``over`` names replaces another one in ``base``.
+    """
+    result = {**base, **over}
+    for name, group in over.items():
+        if isinstance(base.get(name), dict) and isinstance(group, Mapping):
+            replaced = (
+                dict.fromkeys(SIZES) if name == "pruning" and any(group.get(s) is not None for s in SIZES) else {}
+            )
+            result[name] = {**base[name], **replaced, **group}
+    return result
+
+
+def add_settings(parser: ArgumentParser, sections: Iterable[str]) -> None:
+    """A flag for every setting of these sections, such as ``--training.epochs``."""
+    parser.add_class_arguments(Settings, None, skip=set(asdict(Settings())) - set(sections))
+
+
+def to_yaml(settings: Settings) -> str:
+    """All settings; :func:`read` reads them back."""
+    return yaml.safe_dump(asdict(settings), sort_keys=False)
+
+
+def read(file: Path) -> Settings:
+    """The settings in ``file``; what it does not name has its default.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        SettingsError: it is not YAML, or holds a setting that is unknown or impossible.
+    """
+    try:
+        return from_mapping(load(file))
+    except SettingsError as error:
+        raise SettingsError(f"{file}: {str(error).removeprefix(f'{file}: ')}") from error
+
+
+def from_mapping(values: Mapping[str, Any]) -> Settings:
+    """The settings in nested mappings, as in a YAML file.
+
+    Raises:
+        SettingsError: a setting is unknown, of a wrong type or impossible.
+    """
+    for name, default in vars(Settings()).items():
+        group = values.get(name, {})
+        if not is_dataclass(default):
+            _refuse_null(Settings, values, name)
+        elif not isinstance(group, Mapping):
+            raise SettingsError(f"{name} is a group of settings, {', '.join(vars(default))}, not {group!r}")
+        else:
+            for key in group:
+                _refuse_null(type(default), group, key, f"{name}.")
+    parser = ArgumentParser(exit_on_error=False)
+    add_settings(parser, asdict(Settings()))
+    try:
+        return Settings(**vars(parser.instantiate(parser.parse_object(dict(values)))))
+    except (ArgumentError, ValueError, TypeError) as error:
+        raise SettingsError(str(error)) from error
+
+
+def _refuse_null(group: type, values: Mapping[str, Any], name: str, prefix: str = "") -> None:
+    """jsonargparse takes null for everything."""
+    kind = get_type_hints(group).get(name)
+    if kind is not None and name in values and values[name] is None and type(None) not in get_args(kind):
+        raise SettingsError(f"{prefix}{name} must have a value, not null")
+
+
+def _mapping(values: Any) -> dict[str, Any]:
+    if not isinstance(values, dict):
+        raise SettingsError(f"settings are names with values, not {str(values)[:40]!r}")
+    return values

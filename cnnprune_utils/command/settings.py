@@ -1,0 +1,81 @@
+"""All settings of a run, and what they must be to each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from .groups import (
+    N_TRAINING_IMAGES,
+    Data,
+    Finetuning,
+    Loop,
+    Network,
+    Pruning,
+    Scoring,
+    Tracking,
+    Training,
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All of a run
+
+    Args:
+        seed: draws the first weights, the images of subsets, and their order; from 0 to 4294967295
+    """
+
+    seed: int = 0
+    data: Data = field(default_factory=Data)
+    network: Network = field(default_factory=Network)
+    training: Training = field(default_factory=Training)
+    scoring: Scoring = field(default_factory=Scoring)
+    pruning: Pruning = field(default_factory=Pruning)
+    loop: Loop = field(default_factory=Loop)
+    finetuning: Finetuning = field(default_factory=Finetuning)
+    tracking: Tracking = field(default_factory=Tracking)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed={self.seed} must lie between 0 and {2**32 - 1}")
+        floor = self.pruning.keep_at_least
+        free = {name: max(0, width - floor) for name, width in self.network.layers.items()}
+        remove = self.pruning.remove
+        if isinstance(remove, int) and remove > sum(free.values()):
+            raise ValueError(
+                f"pruning.remove={remove}: at most {sum(free.values())} of the {sum(self.network.widths)} filters can "
+                f"leave, with pruning.keep_at_least={floor} in each of {len(free)} layers"
+            )
+        for name, count in (remove if isinstance(remove, dict) else {}).items():
+            if name not in free:
+                raise ValueError(f"pruning.remove: there is no layer {name}; there are {', '.join(free)}")
+            if count > free[name]:
+                raise ValueError(
+                    f"pruning.remove: {count} filters of {name}, which has {self.network.layers[name]} and keeps at "
+                    f"least {floor}: at most {free[name]} can leave"
+                )
+        split, n = self.scoring.split, self.n_images(self.scoring.split)
+        if self.scoring.images is not None and self.scoring.images > n:
+            raise ValueError(f"scoring.images={self.scoring.images}: there are {n} {split} images")
+
+    def n_images(self, split: Literal["train", "validation"]) -> int:
+        """How many images the run has to train on, or to decide on."""
+        left = N_TRAINING_IMAGES - self.data.validation
+        return self.data.validation if split == "validation" else self.data.train or left
+
+
+def differences(before: Settings, now: Settings, sections: Iterable[str]) -> list[str]:
+    """Which settings differ in these sections (or single settings), as "training.epochs was 6, is 5"."""
+    old, new = asdict(before), asdict(now)
+    found = []
+    for section in sections:
+        pairs = flat(section, old[section]), flat(section, new[section])
+        found += [f"{name} was {was}, is {pairs[1][name]}" for name, was in pairs[0].items() if was != pairs[1][name]]
+    return [text for text in found if not text.startswith("data.root ")]  # the same images, wherever they are
+
+
+def flat(section: str, values: Any) -> dict[str, Any]:
+    """The settings of a section by their full names."""
+    return {f"{section}.{k}": v for k, v in values.items()} if isinstance(values, dict) else {section: values}

@@ -1,0 +1,67 @@
+"""MLflow's own pages, on this machine's loopback address."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from importlib.util import find_spec
+
+from .store import INSTALL, artifacts, is_server, place, prepare_environment, shown
+
+HOST = "127.0.0.1"
+
+
+def serve(uri: str | None, port: int) -> int:
+    """Serve the pages of the store until Ctrl-C; returns the exit code, and has said why where that is not 0."""
+    try:
+        uri = place(uri)
+    except ValueError as error:
+        return _say(f"error: {error}")
+    if is_server(uri):
+        print(f"The runs are on a server, and so are its pages: {shown(uri)}")
+        return 0
+    if find_spec("mlflow") is None:
+        return _say(f"error: {INSTALL}")
+    if problem := _unusable(port):
+        return _say(f"error: {problem}")
+    command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", uri]
+    if (folder := artifacts(uri)) is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        command += ["--artifacts-destination", str(folder)]
+    prepare_environment()
+    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # its processes make stopping slow
+    print(f"MLflow's pages of {shown(uri)}: http://{HOST}:{port} (Ctrl-C ends)", flush=True)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    server = subprocess.Popen(command, start_new_session=True)  # Ctrl-C is for us, who end it without a traceback
+    try:
+        code = server.wait()
+    except KeyboardInterrupt:  # the usual end
+        server.terminate()
+        server.wait()
+        return 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return _say(f"error: MLflow ended with {code}; its message is above")
+
+
+def _unusable(port: int) -> str:
+    """Why nothing can listen there, or an empty text."""
+    if not 1 <= port <= 65535:
+        return f"--port {port} must lie between 1 and 65535"
+    with socket.socket() as probe:
+        if os.name == "posix":
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            return f"port {port} of {HOST} is taken ({error.strerror}): choose another, as in --port {port % 65535 + 1}"
+    return ""
+
+
+def _say(text: str) -> int:
+    print(text, file=sys.stderr)
+    return 1

@@ -1,0 +1,84 @@
+"""A training that is not finished, kept in a file: whatever ends the process, it goes on as if nothing had been.
+
+Everything that an epoch changes is in it: parameters and buffers, the optimizer and its learning rates, the order of
+the images, and what dropout draws next. The file is for the machine that wrote it; a finished model travels in
+safetensors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from .files import write
+
+
+@dataclass
+class Unfinished:
+    """What an epoch changes, and ``rows``, what is known of each epoch up to here."""
+
+    model: nn.Module
+    optimizer: Optimizer
+    schedule: LRScheduler
+    generator: torch.Generator
+    rows: list[dict[str, float]] = field(default_factory=list)
+
+    def keep(self, file: Path, call: dict[str, Any]) -> None:
+        """Write the state to ``file`` in one move, with the call that it belongs to."""
+        parts = {name: getattr(self, name).state_dict() for name in ("model", "optimizer", "schedule")}
+        order = self.generator.get_state()
+        content = io.BytesIO()  # torch.save would answer a full disk with a RuntimeError
+        torch.save({"call": call, "rows": self.rows, "order": order, "random": _random_states(), **parts}, content)
+        write(file, content.getvalue())
+
+    def go_on_from(self, file: Path, call: dict[str, Any]) -> None:
+        """Stand where the state in ``file`` stands, if there is such a file.
+
+        Raises:
+            ValueError: the file is damaged or something else, or it belongs to another call. Nothing has changed then.
+        """
+        if not file.exists():
+            return
+        again = f"Delete {file.name}, and the training begins anew."
+        content = file.read_bytes()
+        try:
+            state = torch.load(io.BytesIO(content), weights_only=True)  # which runs no code from the file
+            before, rows = state["call"], state["rows"]
+        except Exception as error:  # what a reader of pickles stumbles over can be anything
+            reason = str(error).partition("\n")[0]
+            raise ValueError(f"{file} is damaged, or not the state of a training ({reason}). {again}") from error
+        if changes := [f"{k} was {before.get(k)}, is {v}" for k, v in call.items() if before.get(k) != v]:
+            text = f"{file} holds another training: {'; '.join(changes)}. Call it as before to go on. {again}"
+            raise ValueError(text)
+        for name in ("model", "optimizer", "schedule"):
+            getattr(self, name).load_state_dict(state[name])
+        self.rows[:] = rows
+        self.generator.set_state(state["order"].cpu())
+        torch.set_rng_state(state["random"]["cpu"])
+        if "cuda" in state["random"] and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(state["random"]["cuda"])
+
+
+def _random_states() -> dict[str, Any]:
+    """Of PyTorch's global generators, which dropout draws from."""
+    states: dict[str, Any] = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state_all()
+    return states
+
+
+def digest(tensors: Iterable[Tensor]) -> str:
+    """SHA-256 of the numbers in these tensors: the same in every process, if they are the same."""
+    sha = hashlib.sha256()
+    for tensor in tensors:
+        sha.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return sha.hexdigest()

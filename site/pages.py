@@ -1,0 +1,166 @@
+"""Build the book's web pages from notebooks and the outputs that they hold.
+
+    python site/pages.py [FOLDER]     build/html by default; nothing is executed
+
+Every warning is an error: the pages that were there stay, and the exit code is 1. When nothing has changed since the
+last time, nothing is done.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+import nbformat
+from execute import INTERRUPTED, NOTEBOOKS, ROOT, listen, write
+from nbformat import NotebookNode
+
+SITE = ROOT / "site"
+TOOLS = ("sphinx", "myst-nb", "sphinx-book-theme", "pydata-sphinx-theme", "latex2mathml", "jsonargparse")
+MODULE = """{module}
+{line}
+
+.. automodule:: cnnprune_utils.{module}
+   :members:
+"""
+FAILED = """# {title}
+
+This chapter did not run to its end:
+
+> {error}
+
+Mend it, and build the book again.
+"""
+
+
+class PagesFailed(Exception):
+    """Sphinx reported something. The message is its report."""
+
+
+def opening(notebook: NotebookNode) -> tuple[str, str]:
+    """The title of a notebook and the paragraph below it, both in Markdown."""
+    paragraphs = [part.strip() for part in notebook.cells[0].source.split("\n\n") if part.strip()] + ["", ""]
+    title, _, rest = paragraphs[0].partition("\n")
+    promise = rest.strip() or paragraphs[1]
+    return title.lstrip("# "), "" if promise.startswith(("#", "-", "|")) else promise
+
+
+def entry(notebook: Path) -> str:
+    """One chapter in the list on the first page: its title, as a link, and its promise."""
+    title, promise = opening(nbformat.read(notebook, as_version=4))
+    return f"**[{title}]({notebook.name})**\n: {' '.join(promise.split()).strip('*') or title}\n"
+
+
+def modules() -> list[str]:
+    """The names of the package's modules, folders of modules included; the command has a page of its own."""
+    files = [path.stem for path in ROOT.glob("cnnprune_utils/[!_]*.py")]
+    folders = [path.parent.name for path in ROOT.glob("cnnprune_utils/*/__init__.py")]
+    return sorted({*files, *folders} - {"command"})
+
+
+def gather(chapters: Mapping[str, Path], source: Path, failed: Mapping[str, str]) -> None:
+    """Lay out what Sphinx reads: the pages of site/, the chapters, their solutions, a page for each module.
+
+    Args:
+        chapters: the notebook that stands for each chapter, by its name.
+        source: the folder to fill; what it held is removed.
+        failed: what to say instead of a chapter, by its name.
+    """
+    shutil.rmtree(source, ignore_errors=True)
+    shutil.copytree(SITE, source, ignore=shutil.ignore_patterns("*.py", "*.sh", "extensions", "_*", ".*"))
+    entries = []
+    for name, notebook in chapters.items():
+        entries.append(entry(notebook).replace(".ipynb", ".md" if name in failed else ".ipynb"))
+        if name in failed:
+            title, _ = opening(nbformat.read(notebook, as_version=4))
+            write(source / f"{name}.md", FAILED.format(title=title, error=failed[name]))
+        else:
+            shutil.copy(notebook, source / f"{name}.ipynb")
+    write(source / "_chapters.md", "\n".join(entries))
+    for notebook in NOTEBOOKS.glob("solutions/*.ipynb"):
+        shutil.copy(notebook, source / "solutions" / notebook.name)
+    for module in modules():
+        write(source / "api" / f"{module}.rst", MODULE.format(module=module, line="=" * len(module)))
+    for picture in ROOT.glob("data/*.png"):
+        shutil.copy(picture, source / picture.name)
+
+
+def fingerprint(source: Path) -> str:
+    """A hash of everything that the pages are made from: the gathered files, the site's own, the package, the tools."""
+    digest = hashlib.sha256(repr([os.environ.get("REPOSITORY"), *map(version, TOOLS)]).encode())
+    folders = [(source, "*"), (SITE, "*"), (ROOT / "cnnprune_utils", "*"), (ROOT, "CITATION.cff")]
+    for folder, pattern in folders:
+        for path in sorted(folder.rglob(pattern) if folder != ROOT else folder.glob(pattern)):
+            if path.is_file() and "__pycache__" not in path.parts:
+                digest.update(path.relative_to(folder).as_posix().encode())
+                digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def run_sphinx(source: Path, into: Path, doctrees: Path, *, strict: bool) -> None:
+    """Build all pages anew.
+
+    Raises:
+        PagesFailed: with the warnings, each of which is an error when ``strict``.
+    """
+    command = [sys.executable, "-m", "sphinx", "--builder", "html", "--fresh-env", "--quiet", "--jobs", "1"]
+    command += ["--conf-dir", str(SITE), "--doctree-dir", str(doctrees), *(["--fail-on-warning"] if strict else [])]
+    run = subprocess.run([*command, str(source), str(into)], capture_output=True, text=True, check=False)
+    if run.returncode:
+        # a line of the gathered copy is a line of the file that it was copied from
+        report = re.sub(rf"{re.escape(str(source))}/?", "", (run.stdout + run.stderr).strip())
+        raise PagesFailed(report or f"Sphinx stopped with exit code {run.returncode} and said nothing.")
+
+
+def build(chapters: Mapping[str, Path], into: Path, failed: Mapping[str, str]) -> bool:
+    """Build the site into a folder, which holds all of it or stays as it was. Returns False if it was up to date.
+
+    Raises:
+        PagesFailed: Sphinx reported something.
+    """
+    work = ROOT / "build" / "pages" / into.name
+    gather(chapters, work / "source", failed)
+    made_from, now = work / "made_from", fingerprint(work / "source")
+    if (into / "index.html").exists() and made_from.exists() and made_from.read_text() == now:
+        return False
+    for folder in (work / "html", work / "doctrees"):
+        shutil.rmtree(folder, ignore_errors=True)
+    made_from.unlink(missing_ok=True)
+    run_sphinx(work / "source", work / "html", work / "doctrees", strict=not failed)
+    into.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(into, ignore_errors=True)
+    shutil.move(work / "html", into)
+    write(made_from, now)
+    return True
+
+
+def chapters_of(folder: Path) -> dict[str, Path]:
+    """The chapters in a folder and the appendix, by their names, in the order of the book."""
+    return {path.stem: path for path in [*sorted(folder.glob("0*.ipynb")), *sorted(folder.glob("appendix_*.ipynb"))]}
+
+
+def main(into: Path) -> int:
+    try:
+        built = build(chapters_of(NOTEBOOKS), into, {})
+    except PagesFailed as error:
+        print(f"{error}\nThe pages are not built. {into} is as it was.", file=sys.stderr)
+        return 1
+    state = "ready" if built else "up to date"
+    print(f"The book's pages are {state}. Open them in a browser:\n  {(into / 'index.html').resolve()}")
+    return 0
+
+
+if __name__ == "__main__":
+    listen()
+    try:
+        sys.exit(main(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "build" / "html"))
+    except KeyboardInterrupt:
+        print("\nInterrupted. The pages that were there are as they were.", file=sys.stderr)
+        sys.exit(INTERRUPTED)

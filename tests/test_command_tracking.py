@@ -1,0 +1,531 @@
+"""The specification of what MLflow is told of a run: asked back from a real server, by its REST API and by MLflow."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import socketserver
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+from cnnprune_utils.command import cli, store, tracking, work
+from cnnprune_utils.command import ui as ui_module
+from cnnprune_utils.command.cli import main
+from cnnprune_utils.command.folder import STEPS, RunFolder
+from cnnprune_utils.command.steps import STEP_FUNCTIONS
+from cnnprune_utils.data import Splits
+from cnnprune_utils.models import load_model
+
+pytest.importorskip("mlflow", reason="MLflow is not installed")
+
+ROOT = Path(__file__).resolve().parents[1]
+SMALL = ["--training.epochs", "2", "--finetuning.epochs", "1", "--training.batch_size", "100"]
+QUIET = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+@pytest.fixture(scope="module")
+def few(splits: Splits) -> Splits:
+    return Splits(splits.train.subset(300), splits.validation.subset(100), splits.test.subset(100))
+
+
+@pytest.fixture
+def few_images(few: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And no figures: they take most of the time of a run as small as this."""
+    monkeypatch.setattr(work, "load_data", lambda data, seed: few)
+    monkeypatch.setattr(work, "draw", lambda folder, step: None)
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def ask(uri: str, path: str, **body: Any) -> dict[str, Any]:
+    """What the REST API says: GET, or POST with a body."""
+    data = json.dumps(body).encode() if body else None
+    request = urllib.request.Request(f"{uri}/api/2.0/mlflow/{path}", data, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        found: dict[str, Any] = json.load(answer)
+        return found
+
+
+def wait_for(uri: str, process: subprocess.Popen[Any]) -> None:
+    deadline = time.monotonic() + 600
+    while True:
+        try:
+            urllib.request.urlopen(f"{uri}/health", timeout=5).close()
+            return
+        except OSError:
+            assert process.poll() is None, "the server ended"
+            assert time.monotonic() < deadline, "the server does not answer"
+            time.sleep(0.1)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of an MLflow server on this machine."""
+    folder, uri = tmp_path_factory.mktemp("server"), f"http://127.0.0.1:{free_port()}"
+    command = [sys.executable, "-m", "mlflow", "server", "--port", uri.rpartition(":")[2], "--workers", "1"]
+    command += ["--backend-store-uri", "sqlite:///mlflow.db", "--artifacts-destination", str(folder / "artifacts")]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(command, cwd=folder, env={**os.environ, **QUIET}, stdout=log, stderr=log)
+        try:
+            wait_for(uri, process)
+            yield uri
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
+@pytest.fixture(scope="module")
+def tracked(server: str, few: Splits, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A run's folder, with its figures, and what the REST API says of the run."""
+    folder = tmp_path_factory.mktemp("runs") / "small"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(work, "load_data", lambda data, seed: few)
+        assert main(["run", str(folder), "--config", "seed", *SMALL, "--tracking.uri", server]) == 0
+    return folder, run_of(folder, server)
+
+
+def run_of(folder: Path, server: str) -> dict[str, Any]:
+    run_id = json.loads((folder / tracking.RECORD).read_text())["run_id"]
+    run: dict[str, Any] = ask(server, f"runs/get?run_id={run_id}")["run"]
+    return run
+
+
+def files_of(run: dict[str, Any], server: str, folder: str = "") -> set[str]:
+    found = set()
+    for file in ask(server, f"artifacts/list?run_id={run['info']['run_id']}&path={folder}").get("files", []):
+        found |= files_of(run, server, file["path"]) if file.get("is_dir") else {file["path"]}
+    return found
+
+
+def history(run: dict[str, Any], server: str, metric: str) -> list[tuple[int, float]]:
+    found = ask(server, f"metrics/get-history?run_id={run['info']['run_id']}&metric_key={metric}").get("metrics", [])
+    return [(int(point.get("step", 0)), point["value"]) for point in found]
+
+
+def models_of(run: dict[str, Any], server: str) -> dict[str, str]:
+    ids = [output["model_id"] for output in run["outputs"]["model_outputs"]]
+    return {ask(server, f"logged-models/{i}")["model"]["info"]["name"]: i for i in ids}
+
+
+Tracked = tuple[Path, dict[str, Any]]
+
+
+# what is logged
+
+
+def test_the_settings_the_seed_the_versions_and_the_commit_are_logged(tracked: Tracked) -> None:
+    folder, run = tracked
+    params = {param["key"]: param["value"] for param in run["data"]["params"]}
+    assert params["seed"] == "0"
+    assert params["training.epochs"] == "2"
+    assert params["pruning.remove"] == "{'network.0': 1, 'network.2': 2, 'network.4': 5}"
+    assert {"data.validation", "network.widths", "scoring.criterion", "loop.updates", "finetuning.epochs"} <= set(
+        params
+    )
+    assert not {"data.root", "tracking.uri"} & set(params)  # of one machine
+    tags = {tag["key"]: tag["value"] for tag in run["data"]["tags"]}
+    versions = json.loads((folder / "versions.json").read_text())
+    assert tags["version.torch"] == versions["torch"]
+    assert tags["version.git_commit"] == str(versions["git_commit"])
+    assert (run["info"]["run_name"], run["info"]["status"]) == ("small", "FINISHED")
+    assert (tags["mlflow.source.name"], tags["seed"]) == ("cnnprune", "0")
+
+
+@pytest.mark.parametrize(("stage", "file"), [("original", "train"), ("pruned", "finetune")])
+def test_each_epoch_is_logged_under_comparable_names(stage: str, file: str, tracked: Tracked, server: str) -> None:
+    rows = pd.read_csv(tracked[0] / f"{file}.csv")
+    for name in ("validation_accuracy", "validation_loss", "train_loss"):
+        expected = rows[["epoch", name]].dropna()
+        assert history(tracked[1], server, f"{stage}/{name}") == [*expected.itertuples(index=False, name=None)]
+
+
+def test_the_comparison_is_logged_as_numbers_too(tracked: Tracked) -> None:
+    metrics = {metric["key"]: metric["value"] for metric in tracked[1]["data"]["metrics"]}
+    table = pd.read_csv(tracked[0] / "comparison.csv", index_col="model")
+    for model in ("original", "pruned", "fine-tuned"):
+        assert metrics[f"{model}/parameters"] == table.loc[model, "parameters"]
+        assert metrics[f"{model}/test_accuracy"] == pytest.approx(table.loc[model, "accuracy"])
+
+
+def test_summaries_ranks_plan_figures_and_tables_are_logged_as_the_folder_has_them(
+    tracked: Tracked, server: str
+) -> None:
+    folder, run = tracked
+    names = {"settings.yaml", "versions.json", "plan.json", "summary_before.txt", "summary_after.txt"}
+    names |= {f"{table}.csv" for table in ("train", "ranks", "removed", "finetune", "comparison")}
+    names |= {f"figures/{figure}.png" for figure in ("training", "ranks", "accuracy", "shares")}
+    assert files_of(run, server) == names
+    for name in ("plan.json", "figures/shares.png"):
+        where = f"{server}/get-artifact?run_id={run['info']['run_id']}&path={name}"
+        assert urllib.request.urlopen(where, timeout=60).read() == (folder / name).read_bytes()
+
+
+def test_the_networks_come_back_through_mlflow_without_pickle_and_say_the_same_bit_for_bit(
+    tracked: Tracked, server: str, few: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import pyfunc, set_tracking_uri
+
+    folder, run = tracked
+    models = models_of(run, server)
+    assert models.keys() == {"baseline", "pruned", "finetuned"}
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)  # which the next line sets too; here it is put back
+    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+    set_tracking_uri(server)
+    try:
+        for name, model_id in models.items():
+            (tmp_path / name).mkdir()
+            loaded = pyfunc.load_model(f"models:/{model_id}", dst_path=str(tmp_path / name))
+            with torch.no_grad():
+                expected = load_model(folder / f"{name}.safetensors").eval()(few.test.images)
+            assert torch.equal(torch.from_numpy(loaded.predict(few.test.images.numpy())), expected)
+            (images,), (logits,) = loaded.metadata.signature.inputs, loaded.metadata.signature.outputs
+            assert (images.shape, str(images.type)) == ((-1, 1, 28, 28), "float32")
+            assert (logits.shape, str(logits.type)) == ((-1, 10), "float32")
+            example = loaded.input_example
+            assert torch.equal(torch.from_numpy(example), few.validation.images[:4])
+    finally:
+        set_tracking_uri(None)  # type: ignore[arg-type]
+    kinds = {path.suffix for path in tmp_path.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+    assert kinds <= {"", ".json", ".yaml", ".txt", ".py", ".safetensors"}
+
+
+# told again
+
+
+def test_a_run_that_is_called_again_is_the_same_run_with_nothing_twice(
+    tracked: Tracked, server: str, few_images: None
+) -> None:
+    folder, before = tracked
+    assert main(["run", str(folder)]) == 0
+    after = run_of(folder, server)
+    assert after["info"]["run_id"] == before["info"]["run_id"]
+    assert after["outputs"] == before["outputs"]
+    assert after["info"]["status"] == "FINISHED"
+    assert [step for step, _ in history(after, server, "original/validation_loss")] == [0, 1, 2]
+
+
+@pytest.mark.usefixtures("few_images")
+def test_step_by_step_it_is_one_run_and_done_anew_another_one_that_lacks_nothing(server: str) -> None:
+    folder = Path("mine")
+    assert main(["train", str(folder), *SMALL, "--tracking.uri", server]) == 0
+    first = run_of(folder, server)
+    for step in ("score", "prune"):
+        assert main([step, str(folder)]) == 0
+    assert main(["finetune", str(folder), "--finetuning.epochs", "2"]) == 0
+    run = run_of(folder, server)
+    assert run["info"]["run_id"] == first["info"]["run_id"]
+    assert [step for step, _ in history(run, server, "pruned/validation_loss")] == [0, 1, 2]
+    assert main(["finetune", str(folder), "--redo", "--finetuning.epochs", "1"]) == 0
+    again = run_of(folder, server)
+    assert again["info"]["run_id"] != run["info"]["run_id"]
+    assert models_of(again, server).keys() == {"baseline", "pruned", "finetuned"}
+    assert [step for step, _ in history(again, server, "original/validation_loss")] == [0, 1, 2]
+    assert [step for step, _ in history(again, server, "pruned/validation_loss")] == [0, 1]
+
+
+@pytest.mark.usefixtures("few_images")
+def test_an_interrupted_run_says_so_and_the_one_that_goes_on_is_the_same(
+    server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setitem(STEP_FUNCTIONS, "score", lambda run: signal.raise_signal(signal.SIGINT))
+        assert main(["run", "mine", *SMALL, "--tracking.uri", server]) == cli.INTERRUPTED
+    stopped = run_of(Path("mine"), server)
+    assert stopped["info"]["status"] == "KILLED"
+    assert main(["run", "mine"]) == 0
+    whole = run_of(Path("mine"), server)
+    assert (whole["info"]["run_id"], whole["info"]["status"]) == (stopped["info"]["run_id"], "FINISHED")
+
+
+def test_after_kill_9_it_goes_on_as_the_same_run_and_no_epoch_is_logged_twice_or_never(server: str) -> None:
+    mine = ["run", "mine", "--data.train", "1000", "--data.validation", "200", "--training.epochs", "40"]
+    mine += ["--finetuning.epochs", "1", "--tracking.uri", server]
+    command = [sys.executable, "-m", "cnnprune_utils.command", *mine]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while not Path("mine/train.state").exists():
+        assert process.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    killed = run_of(Path("mine"), server)
+    assert killed["info"]["status"] == "RUNNING"  # it had no time to say anything
+    assert main(["run", "mine"]) == 0
+    whole = run_of(Path("mine"), server)
+    assert (whole["info"]["run_id"], whole["info"]["status"]) == (killed["info"]["run_id"], "FINISHED")
+    for metric in ("validation_loss", "seconds"):
+        rows = pd.read_csv("mine/train.csv")
+        assert history(whole, server, f"original/{metric}") == list(zip(rows["epoch"], rows[metric], strict=True))
+
+
+# a server that does not answer
+
+
+def the_warning(capsys: pytest.CaptureFixture[str]) -> str:
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: ")
+    return line
+
+
+@pytest.mark.usefixtures("few_images")
+def test_a_server_that_refuses_costs_a_line_and_a_later_call_logs_what_it_missed(
+    server: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nobody = f"http://127.0.0.1:{free_port()}"
+    assert main(["run", "mine", *SMALL, "--tracking.uri", nobody]) == 0
+    assert the_warning(capsys) == (
+        f"warning: MLflow, {nobody}: it does not answer. The run goes on; everything is kept in mine, and "
+        "the next command for it logs what is missing"
+    )
+    assert all(RunFolder(Path("mine")).done(step) for step in STEPS)
+    assert main(["run", "mine", "--tracking.uri", server]) == 0
+    run = run_of(Path("mine"), server)
+    assert models_of(run, server).keys() == {"baseline", "pruned", "finetuned"}
+    assert [step for step, _ in history(run, server, "pruned/validation_loss")] == [0, 1]
+
+
+@contextmanager
+def in_between(uri: str) -> Iterator[tuple[str, Any]]:
+    """An address that leads to the server, and what makes it go away, as a server that dies does."""
+    host, port = uri.removeprefix("http://").split(":")
+
+    class Pass(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with socket.create_connection((host, int(port))) as there:
+                back = threading.Thread(target=copy, args=(there, self.request), daemon=True)
+                back.start()
+                copy(self.request, there)
+                back.join()
+
+    def copy(source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+
+    class Server(socketserver.ThreadingTCPServer):
+        daemon_threads, block_on_close = True, False
+
+        def finish_request(self, request: Any, client_address: Any) -> None:
+            connections.append(request)
+            super().finish_request(request, client_address)
+
+    connections: list[socket.socket] = []
+    passing = Server(("127.0.0.1", 0), Pass)
+    threading.Thread(target=passing.serve_forever, args=(0.05,), daemon=True).start()
+
+    def go_away() -> None:
+        passing.shutdown()
+        passing.server_close()
+        for connection in connections:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    try:
+        yield f"http://127.0.0.1:{passing.server_address[1]}", go_away
+    finally:
+        go_away()
+
+
+@pytest.mark.usefixtures("few_images")
+def test_a_server_that_goes_away_in_the_middle_ends_no_run(
+    server: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prune = STEP_FUNCTIONS["prune"]
+    with in_between(server) as (uri, go_away):
+        monkeypatch.setitem(STEP_FUNCTIONS, "prune", lambda run: (go_away(), prune(run)))
+        assert main(["run", "mine", *SMALL, "--tracking.uri", uri]) == 0
+    assert f"MLflow, {uri}: it does not answer. The run goes on; everything is kept in mine" in the_warning(capsys)
+    assert all(RunFolder(Path("mine")).done(step) for step in STEPS)
+    run = run_of(Path("mine"), server)
+    assert run["info"]["status"] == "RUNNING"  # nobody could tell it
+    assert "ranks.csv" in files_of(run, server)
+    assert "plan.json" not in files_of(run, server)
+
+
+@pytest.mark.usefixtures("few_images")
+def test_a_server_that_takes_calls_and_never_answers_holds_no_run_for_long(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        assert main(["train", "mine", *SMALL, "--tracking.uri", f"http://127.0.0.1:{silent.getsockname()[1]}"]) == 0
+    assert "it does not answer" in the_warning(capsys)
+
+
+@pytest.mark.usefixtures("few_images")
+@pytest.mark.parametrize("uri", ["nonsense://somewhere", "sqlite:////proc/none/mlflow.db"])
+def test_whatever_else_is_wrong_with_the_store_is_a_line_too(uri: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "mine", *SMALL, "--tracking.uri", uri]) == 0
+    assert f"warning: MLflow, {uri}: " in the_warning(capsys)
+
+
+# predict
+
+
+def test_predict_takes_a_run_and_a_registered_model(
+    tracked: Tracked, server: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, run = tracked
+    models = models_of(run, server)
+    ask(server, "registered-models/create", name="shoes")
+    for name in ("finetuned", "baseline"):
+        ask(server, "model-versions/create", name="shoes", source=f"models:/{models[name]}", model_id=models[name])
+    ask(server, "registered-models/alias", name="shoes", alias="small", version="1")
+    capsys.readouterr()
+
+    def said(model: str) -> str:
+        assert main(["predict", model, "--index", "0", "1", "--json", "--tracking.uri", server]) == 0
+        return capsys.readouterr().out
+
+    small, large = (said(str(folder / f"{name}.safetensors")) for name in ("finetuned", "baseline"))
+    assert said(run["info"]["run_id"]) == said("shoes/1") == said("shoes@small") == small != large
+    assert said("shoes") == said("shoes/2") == large
+
+
+@pytest.mark.parametrize("name", ["0123456789abcdef0123456789abcdef", "nobody", "nobody/3", "nobody@home", "it's"])
+def test_predict_says_what_the_store_does_not_have(name: str, server: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["predict", name, "--index", "0", "--tracking.uri", server]) == cli.FAILED
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: there is no run folder and no file {name}; and MLflow's store {server} does not")
+
+
+# the default store, and its pages
+
+
+@pytest.mark.usefixtures("few_images")
+def test_without_a_server_runs_are_in_a_file_and_ui_shows_them_on_loopback(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "runs/mine", *SMALL]) == 0
+    said = capfd.readouterr()
+    assert said.err == ""
+    assert "in sqlite:///runs/mlflow.db; to look: cnnprune ui" in said.out
+    assert [path.name for path in Path().iterdir()] == ["runs"]
+    assert {path.name for path in Path("runs").iterdir()} == {"mine", "mlflow.db", "mlartifacts"}
+    run_id = json.loads(Path("runs/mine", tracking.RECORD).read_text())["run_id"]
+    assert main(["predict", run_id, "--index", "0"]) == 0
+    assert [path.name for path in Path().iterdir()] == ["runs"]
+    port = free_port()
+    ui = subprocess.Popen(
+        [sys.executable, "-m", "cnnprune_utils.command", "ui", "--port", str(port)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    uri = f"http://127.0.0.1:{port}"
+    try:
+        wait_for(uri, ui)
+        assert urllib.request.urlopen(f"{uri}/", timeout=60).status == 200
+        run = run_of(Path("runs/mine"), uri)
+        assert run["info"]["run_name"] == "mine"
+        assert "summary_before.txt" in files_of(run, uri)
+        with pytest.raises(OSError):  # noqa: PT011 - which one depends on the system
+            socket.create_connection(("127.0.0.2", port), 5)  # also this machine, but another address
+    finally:
+        ui.terminate()
+    out, _ = ui.communicate(timeout=60)
+    assert ui.returncode == 0
+    assert f"MLflow's pages of sqlite:///runs/mlflow.db: {uri} (Ctrl-C ends)" in out
+    with pytest.raises(urllib.error.URLError):
+        urllib.request.urlopen(uri, timeout=5)
+
+
+def test_a_port_that_is_taken_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert main(["ui", "--port", str(port)]) == cli.FAILED
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: port {port} of 127.0.0.1 is taken (")
+    assert not Path("runs").exists()
+
+
+def test_a_server_has_its_pages_itself(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:secret@mlflow.example")
+    assert main(["ui"]) == 0
+    assert capsys.readouterr().out == "The runs are on a server, and so are its pages: https://mlflow.example\n"
+
+
+# where the store is
+
+
+def test_what_is_no_address_of_a_store_is_refused_before_anything_is_begun(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for uri in ("bogus", "file:///runs"):
+        for line in (["predict", "shoes", "--index", "0", "--tracking.uri", uri], ["ui", "--tracking.uri", uri]):
+            assert main(line) == cli.FAILED
+            assert capsys.readouterr().err.startswith(f"error: {uri} is no address of an MLflow store")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "./mlruns")
+    assert main(["run", "mine", *SMALL]) == cli.FAILED
+    assert capsys.readouterr().err.startswith("error: ./mlruns is no address of an MLflow store")
+    assert not Path("mine").exists()
+
+
+def test_the_flag_wins_over_the_variable_and_the_variable_over_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert store.place(None) == f"sqlite:///{tmp_path.as_posix()}/runs/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://localhost:5000")
+    assert store.place(None) == "http://localhost:5000"
+    assert store.place("sqlite:///mine.db") == f"sqlite:///{tmp_path.as_posix()}/mine.db"
+    assert store.artifacts(store.place("sqlite:///a/b.db")) == tmp_path / "a" / "mlartifacts"
+
+
+# without MLflow
+
+
+def test_nothing_imports_mlflow_before_it_is_needed() -> None:
+    modules = ", ".join(f"cnnprune_utils.command.{name}" for name in ("cli", "steps", "store", "tracking", "ui"))
+    code = f"import sys, {modules}; raise SystemExit('mlflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+@pytest.mark.usefixtures("few_images")
+def test_without_mlflow_a_run_says_what_to_install_and_goes_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (store, ui_module):
+        monkeypatch.setattr(module, "find_spec", lambda name: None)
+    assert main(["run", "mine", *SMALL]) == 0
+    assert the_warning(capsys) == f"warning: {store.INSTALL}. This run is kept in mine only"
+    assert all(RunFolder(Path("mine")).done(step) for step in STEPS)
+    assert main(["ui"]) == cli.FAILED
+    assert capsys.readouterr().err == f"error: {store.INSTALL}\n"
+    assert main(["predict", "shoes", "--index", "0", "--tracking.uri", "http://localhost:9"]) == cli.FAILED
+    assert store.INSTALL in capsys.readouterr().err
+
+
+def test_what_to_install_is_what_pyproject_asks_for() -> None:
+    wanted = store.INSTALL.split('"')[1]
+    assert f'"{wanted}"' in (ROOT / "pyproject.toml").read_text()
