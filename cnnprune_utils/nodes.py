@@ -1,4 +1,4 @@
-"""What a node of a traced graph does to the channels of a feature map: the tables and questions of :mod:`structure`.
+"""What a node of a traced graph does to the channels of a feature map: the tables and questions of :mod:`.structure`.
 
 Whatever stands in no table is unknown, and unknown is never taken for harmless.
 """

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 Scores: TypeAlias = dict[str, Tensor]
-"""Layer name -> scores of its filters, shape (out_channels,). Higher means: keep."""
+"""Layer name -> scores of its filters, shape (out_channels,). The higher, the more worth keeping."""
 
 
 @dataclass(frozen=True)

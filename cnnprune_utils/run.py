@@ -1,4 +1,4 @@
-"""Where a run of the loop in :mod:`schedule` stands: its target, and its state between two steps, also on disk."""
+"""Where a run of the loop in :mod:`.schedule` stands: its target, and its state between two steps, also on disk."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _COLUMNS = {"filters": "removed", "parameters": "parameters", "macs": "macs"}  #
 
 @dataclass(frozen=True, repr=False)
 class Target:
-    """Where :func:`compress` stops: at a size, at a loss of accuracy, or at a size within a loss of accuracy.
+    """Where :func:`.schedule.compress` stops: at a size, at a loss of accuracy, or at a size within a loss of accuracy.
 
     Args:
         filters: so many have left.
@@ -62,7 +62,7 @@ class Target:
 
     @property
     def size(self) -> str | None:
-        """Which size is asked for: ``"filters"``, ``"parameters"`` or ``"macs"``; None for points alone."""
+        """The size that is asked for, ``"filters"``, ``"parameters"`` or ``"macs"``; None for points alone."""
         return next((name for name in _COLUMNS if getattr(self, name) is not None), None)
 
     def reached(self, row: Mapping[str, Any]) -> bool:

@@ -1,4 +1,4 @@
-"""Which filters can leave a network, and what leaves with each of them: see :mod:`channels` for how that is found."""
+"""Which filters can leave a network, and what leaves with each of them: see :mod:`.channels` for how that is found."""
 
 from __future__ import annotations
 

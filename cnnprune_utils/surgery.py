@@ -13,7 +13,7 @@ from .structure import Layer, Port, analyse, loose_tensors, removals
 
 
 def prune(model: nn.Module, plan: Plan) -> nn.Module:
-    """A smaller copy of ``model``, without the plan's filters; it computes what :func:`gates.mask` computes.
+    """A smaller copy of ``model``, without the plan's filters; it computes what :func:`.gates.mask` computes.
 
     A filter takes with it the filters of other convolutions that share its channel, their biases, the channel's numbers
     in the layer's followers (BatchNorm, depthwise convolution, PReLU) and the inputs of the consumers that read it: a

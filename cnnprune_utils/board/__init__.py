@@ -1,7 +1,7 @@
 """The gate board: one switch per filter, and at once what the network is without the filters whose gates are closed.
 
-In a notebook it is a widget, :func:`board`; on a web page it is a script without a kernel, see :mod:`.page`. Both are
-the same ``board.js``.
+In a notebook it is a widget, :func:`board`; on a web page it is a script without a kernel, in ``page.py``. Both are the
+same ``board.js``.
 """
 
 from __future__ import annotations
