@@ -11,7 +11,6 @@ from typing import Any
 
 import pandas as pd
 import torch
-from scipy.stats import binomtest
 from torch import Tensor, fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -108,6 +107,8 @@ def accuracy_interval(correct: int, n: int) -> tuple[float, float]:
     """
     if not 0 <= correct <= n or n < 1:
         raise ValueError(f"{correct} right of {n} is not possible: n must be at least 1, correct from 0 to n.")
+    from scipy.stats import binomtest  # here: it takes some 50 MB, and few chapters need it
+
     low, high = binomtest(correct, n).proportion_ci(confidence_level=0.95, method="wilson")
     return float(low), float(high)
 

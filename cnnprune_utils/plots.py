@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
-from scipy.stats import t as student
+from scipy.special import stdtrit
 from torch import Tensor
 
 from .data import CLASS_NAMES, Split
@@ -284,7 +284,7 @@ def correlation_dots(table: pd.DataFrame, *, title: str) -> list[Axes]:
         color = colors.get(layer, "#000000")
         for i, (_, runs) in enumerate(group.groupby("criterion", sort=False)["spearman"]):
             axes.plot(runs, np.full(len(runs), i), "o", mfc="none", color=KEPT, ms=6)
-            mean, half = runs.mean(), student.ppf(0.975, len(runs) - 1) * runs.std() / np.sqrt(len(runs))
+            mean, half = runs.mean(), stdtrit(len(runs) - 1, 0.975) * runs.std() / np.sqrt(len(runs))
             bar = [[min(half, mean + 1)], [min(half, 1 - mean)]]  # a correlation stays between -1 and 1
             axes.errorbar(mean, i, xerr=bar, fmt="o", color=color, ms=5, capsize=3)
         axes.axvline(0, color="black", lw=0.8)
