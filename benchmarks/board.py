@@ -6,7 +6,6 @@ those images with the answer of every sub-network, and the convolutions, so that
 
 from __future__ import annotations
 
-import os
 import platform
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from benchmarks import recipe
 from cnnprune_utils.board.facts import Facts, measure, packed
 from cnnprune_utils.board.pictures import Pictures
 from cnnprune_utils.data import CLASS_NAMES, Split, load_fashion_mnist
+from cnnprune_utils.files import write
 from cnnprune_utils.models import load_model
 
 FILE = Path(cnnprune_utils.board.__file__).with_name("baseline.json")
@@ -80,9 +80,7 @@ def main(path: Path = FILE) -> None:
     facts = measure(model, split)
     versions = f"Python {platform.python_version()}, PyTorch {torch.__version__}, {torch.get_num_threads()} thread(s)"
     facts = replace(facts, made=["python -m benchmarks.board", versions, *SETTINGS.splitlines()])
-    new = path.with_suffix(".new")
-    new.write_text(facts.to_json(**page(model, split, facts)) + "\n", encoding="utf-8")
-    os.replace(new, path)
+    write(path, f"{facts.to_json(**page(model, split, facts))}\n".encode())
     print(f"{path.name}: {len(facts.correct):,} sub-networks, {path.stat().st_size / 1000:.1f} kB")
 
 

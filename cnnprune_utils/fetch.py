@@ -1,7 +1,7 @@
 """Get the four files of Fashion-MNIST from whichever source works, and prove that they are the right ones.
 
 Every source hands over gzipped files. A file enters the folder only when the SHA-256 of its uncompressed bytes
-is the known one, and in one step (``os.replace``), so that a fetch may be interrupted, or run twice at once.
+is the known one, and in one step (:func:`.files.write`), so that a fetch may be interrupted, or run twice at once.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import tempfile
 import threading
 import time
 import urllib.request
-import uuid
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -27,6 +26,8 @@ from typing import Any, NamedTuple
 
 import platformdirs
 from torchvision.datasets import FashionMNIST
+
+from .files import write
 
 # SHA-256 of the uncompressed files
 FILES: Mapping[str, str] = {
@@ -252,17 +253,12 @@ def _check_writable(folder: Path) -> None:
 
 
 def _install(packed: Path, target: Path, sha256: str) -> None:
-    """Unpack ``packed``, check it, and put it at ``target`` in one step, under a name of its own until then."""
+    """Unpack ``packed``, check it, and put it at ``target`` in one step."""
     with gzip.open(packed) as file:
         data = file.read(LARGEST)
     if hashlib.sha256(data).hexdigest() != sha256:
         raise FetchError(f"{packed.name} is not the right file: its contents have another SHA-256")
-    part = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
-    try:
-        part.write_bytes(data)
-        os.replace(part, target)
-    finally:
-        part.unlink(missing_ok=True)
+    write(target, data)
 
 
 def _explain(folder: Path, missing: Sequence[str], tried: Sequence[str]) -> str:

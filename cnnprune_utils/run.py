@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import time
 from bisect import bisect_left
@@ -17,6 +16,7 @@ from typing import Any, TypeAlias
 from torch import Tensor, nn
 
 from .data import Splits
+from .files import write
 from .metrics import macs, parameters
 from .models import load_model, save_model, to_bytes
 from .plan import Plan
@@ -163,11 +163,9 @@ class Run:
         step = len(self.rows) - 1
         save_model(self.network, folder / f"step_{step}.safetensors", plan=self.original(step))
         state = {"settings": self.settings, "rows": self.rows, "order": self.order, "networks": list(self.networks)}
-        part = folder / ".compress.json.part"
-        part.write_text(json.dumps(state))
-        os.replace(part, folder / "compress.json")
+        write(folder / "compress.json", json.dumps(state).encode())
         needed = {f"step_{i}.safetensors" for i in self.networks}
-        for file in chain(folder.glob("step_*.safetensors"), folder.glob(".step_*.part")):
+        for file in chain(folder.glob("step_*.safetensors"), folder.glob(".*.part")):
             if file.name not in needed:
                 file.unlink()
 
