@@ -299,6 +299,15 @@ def test_previous_and_next_walk_through_the_whole_book(visits: dict[str, Visit])
     assert visits.keys() - set(walk) == {"search", "genindex", "py-modindex"}
 
 
+def test_the_reference_says_what_is_returned_in_whole_sentences(site: Path) -> None:
+    """And repeats nothing that Python wrote for want of a docstring."""
+    for page in (site / "api").glob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        torn = re.search(r'Returns<span class="colon">:</span></dt>\s*<dd[^>]*>\s*<p>\s*<em>([^<]*)</em> –', text)
+        assert not torn, f"{page.name}: {torn and torn[1]}"
+        assert "Alias for field number" not in text, page.name
+
+
 @pytest.fixture
 def page(browser: Any, address: str) -> Iterator[Any]:
     """An empty page of its own for one test; an error in its console fails the test."""

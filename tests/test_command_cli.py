@@ -193,6 +193,9 @@ def test_a_run_prints_the_tables_and_the_comparison(capsys: pytest.CaptureFixtur
     ):
         assert text in said
     assert said.index("63,122") < said.index("62.5 %") < said.index("23,617") < said.index("fine-tuned  ")
+    ranks, comparison = said.index("normalized: the score, divided"), said.index("accuracy: share of right answers")
+    assert said.index("Ranks (rank 0 leaves first):") < ranks < said.index("62.5 %")
+    assert said.index("fine-tuned  ") < comparison
 
 
 @pytest.mark.usefixtures("few_images")
@@ -227,7 +230,9 @@ def test_a_damaged_checkpoint_is_a_failure_and_not_a_traceback(capsys: pytest.Ca
     called("train", "mine", *SMALL)
     Path("mine", "baseline.safetensors").write_bytes(b"something else")
     assert called("score", "mine") == cli.FAILED
-    assert "baseline.safetensors is damaged" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "baseline.safetensors is damaged" in said
+    assert said.endswith("Or `cnnprune train mine --redo` makes it anew\n")
 
 
 @pytest.mark.usefixtures("few_images")

@@ -422,6 +422,27 @@ def test_predict_says_what_the_store_does_not_have(name: str, server: str, capsy
 # the default store, and its pages
 
 
+@contextmanager
+def pages() -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """``cnnprune ui``, as a terminal starts it: its address, where it answers, and the process."""
+    uri = f"http://127.0.0.1:{free_port()}"
+    ui = subprocess.Popen(
+        [sys.executable, "-m", "cnnprune_utils.command", "ui", "--port", uri.rpartition(":")[2]],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        wait_for(uri, ui)
+        yield uri, ui
+    finally:
+        if ui.poll() is None:
+            ui.terminate()
+            ui.communicate(timeout=60)
+
+
 @pytest.mark.usefixtures("few_images")
 def test_without_a_server_runs_are_in_a_file_and_ui_shows_them_on_loopback(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "runs/mine", *SMALL]) == 0
@@ -433,30 +454,35 @@ def test_without_a_server_runs_are_in_a_file_and_ui_shows_them_on_loopback(capfd
     run_id = json.loads(Path("runs/mine", tracking.RECORD).read_text())["run_id"]
     assert main(["predict", run_id, "--index", "0"]) == 0
     assert [path.name for path in Path().iterdir()] == ["runs"]
-    port = free_port()
-    ui = subprocess.Popen(
-        [sys.executable, "-m", "cnnprune_utils.command", "ui", "--port", str(port)],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    uri = f"http://127.0.0.1:{port}"
-    try:
-        wait_for(uri, ui)
+    with pages() as (uri, ui):
         assert urllib.request.urlopen(f"{uri}/", timeout=60).status == 200
         run = run_of(Path("runs/mine"), uri)
         assert run["info"]["run_name"] == "mine"
         assert "summary_before.txt" in files_of(run, uri)
         with pytest.raises(OSError):  # noqa: PT011 - which one depends on the system
-            socket.create_connection(("127.0.0.2", port), 5)  # also this machine, but another address
-    finally:
-        ui.terminate()
-    out, _ = ui.communicate(timeout=60)
+            socket.create_connection(("127.0.0.2", int(uri.rpartition(":")[2])), 5)  # this machine's other address
+        os.killpg(ui.pid, signal.SIGINT)  # as Ctrl-C does: every process of the terminal hears it
+        out, err = ui.communicate(timeout=60)
     assert ui.returncode == 0
     assert f"MLflow's pages of sqlite:///runs/mlflow.db: {uri} (Ctrl-C ends)" in out
+    assert "Traceback" not in err
     with pytest.raises(urllib.error.URLError):
         urllib.request.urlopen(uri, timeout=5)
+
+
+def test_a_polite_kill_ends_the_pages_and_their_server() -> None:
+    with pages() as (uri, ui):
+        ui.terminate()
+        ui.communicate(timeout=60)
+    assert ui.returncode == 0
+    with pytest.raises(urllib.error.URLError):
+        urllib.request.urlopen(uri, timeout=5)
+
+
+@pytest.mark.usefixtures("few_images")
+def test_where_the_runs_are_elsewhere_the_line_that_shows_them_says_where(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "mine", *SMALL, "--tracking.uri", "sqlite:///another place.db"]) == 0
+    assert "to look: cnnprune ui --tracking.uri 'sqlite:///another place.db'\n" in capsys.readouterr().out
 
 
 def test_a_port_that_is_taken_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
