@@ -103,6 +103,7 @@ def fetch_files(folder: Path, files: Mapping[str, str], sources: Sequence[Source
     if len(origin) == len(files):
         return origin  # and nothing was written: a read-only folder will do
     _check_writable(folder)
+    _log.info("%s lacks %d of %d files", folder, len(files) - len(origin), len(files))
     tried = []
     for source in sources:
         wanted = [name for name in files if name not in origin]

@@ -445,6 +445,24 @@ def test_data_says_where_the_images_are(capsys: pytest.CaptureFixture[str], spli
     assert capsys.readouterr().out.count("SHA-256 ok") == 4
 
 
+def test_data_that_is_missing_is_fetched_aloud_and_where_it_cannot_be_had_there_is_no_traceback(tmp_path: Path) -> None:
+    code = "import sys; from cnnprune_utils import fetch; from cnnprune_utils.command import __main__ as entry\n"
+    code += "def fail(wanted, scratch): raise fetch.FetchError('not here')\n"
+    code += "fetch.sources = lambda: [fetch.Source('a place', fail)]\nsys.exit(entry.main())"
+    ended = subprocess.run(
+        [sys.executable, "-c", code, "predict", BASELINE, "--index", "0"],
+        env=environment() | {"CNNPRUNE_DATA": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    raw = tmp_path / "FashionMNIST" / "raw"
+    said = f"{raw} lacks 4 of 4 files\ntrying a place\n  no: not here\nerror: Fashion-MNIST is not complete in {raw}"
+    assert ended.returncode == cli.FAILED
+    assert ended.stderr.startswith(said)
+    assert "Traceback" not in ended.stderr
+
+
 # signs and signals
 
 

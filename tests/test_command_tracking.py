@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -16,13 +17,13 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pandas as pd
 import pytest
 import torch
 
-from cnnprune_utils.command import cli, store, tracking, work
+from cnnprune_utils.command import cli, console, store, tracking, work
 from cnnprune_utils.command import ui as ui_module
 from cnnprune_utils.command.cli import main
 from cnnprune_utils.command.folder import STEPS, RunFolder
@@ -477,6 +478,23 @@ def test_a_polite_kill_ends_the_pages_and_their_server() -> None:
     assert ui.returncode == 0
     with pytest.raises(urllib.error.URLError):
         urllib.request.urlopen(uri, timeout=5)
+
+
+@pytest.mark.usefixtures("few_images")
+def test_output_that_nobody_reads_any_more_is_not_blamed_on_the_store(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closed(text: str = "") -> None:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    def say(text: str, file: TextIO | None = None) -> None:
+        print(text, file=file) if file else closed()
+
+    monkeypatch.setattr(console, "say", closed)
+    monkeypatch.setattr(tracking, "say", say)
+    assert main(["train", "mine", *SMALL]) == cli.FAILED
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: [Errno 32] Broken pipe; what was finished is kept in mine. To go on: ")
 
 
 @pytest.mark.usefixtures("few_images")

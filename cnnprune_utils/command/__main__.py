@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -30,6 +31,8 @@ def main() -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # what the terminal has no sign for must not end a run
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("cnnprune_utils.fetch").setLevel(logging.INFO)  # data that is missing takes a while to come
     try:
         from . import cli
 

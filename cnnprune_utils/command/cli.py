@@ -114,6 +114,7 @@ def _do(command: str, folder: RunFolder, settings: Settings, redo: bool) -> None
 
 def _predict(options: Namespace) -> int:
     from ..data import load_fashion_mnist
+    from ..fetch import FetchError
     from .pictures import Failure, as_json, as_text, predict_files, predict_images
 
     paths, numbers = options.get("images") or [], options.get("index") or []
@@ -133,7 +134,7 @@ def _predict(options: Namespace) -> int:
             found.append(result)
             if not options.get("json"):
                 print(as_text(result), file=sys.stderr if isinstance(result, Failure) else sys.stdout)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, FetchError) as error:
         return _say(f"error: {error}", FAILED)
     if options.get("json"):
         print(as_json(found))

@@ -145,14 +145,18 @@ class Tracker(Observer):
             self.client.log_artifact(self.id, str(path), None if where == "." else where)
             self._keep()
 
-    @_unless_lost
     def end(self, status: Status, error: str = "") -> None:
+        self._terminate(status, error)
+        if not self.lost:
+            elsewhere = "" if self.uri == place(DEFAULT) else f" --tracking.uri {shlex.quote(shown(self.uri))}"
+            look = f"cnnprune ui{elsewhere}" if artifacts(self.uri) else shown(self.uri)
+            say(f"MLflow: run {self.id}, experiment {self.experiment}, in {shown(self.uri)}; to look: {look}")
+
+    @_unless_lost
+    def _terminate(self, status: Status, error: str) -> None:
         if error:
             self.client.set_tag(self.id, "error", error[:500])
         self.client.set_terminated(self.id, _STATUS[status])
-        elsewhere = "" if self.uri == place(DEFAULT) else f" --tracking.uri {shlex.quote(shown(self.uri))}"
-        look = f"cnnprune ui{elsewhere}" if artifacts(self.uri) else shown(self.uri)
-        say(f"MLflow: run {self.id}, experiment {self.experiment}, in {shown(self.uri)}; to look: {look}")
 
     def _known(self) -> Run | None:
         """The run that was begun for this folder, if the store still has it, and with the same parameters."""
