@@ -44,7 +44,7 @@ else
     missing=torch
 fi
 
-# Ask for room before anything is written: with the default PyTorch, which brings CUDA, an environment takes 5.5 GB.
+# Ask for room before anything is written: with the default PyTorch, which brings CUDA, an environment takes 6.8 GB.
 gigabytes=1
 if printf '%s\n' "$missing" | grep -Eq '^torch(vision)?([^a-z-]|$)'; then
     case "$flags" in */cpu*) gigabytes=3 ;; *) gigabytes=7 ;; esac
