@@ -221,7 +221,7 @@ def fetch_and_say(root: str | os.PathLike[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     try:
         folder, origin = fetch.fetch(root)
-    except fetch.FetchError as error:
+    except (fetch.FetchError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -67,7 +67,10 @@ def data_root(root: str | os.PathLike[str] | None = None) -> Path:
     """The data folder: ``root``, else CNNPRUNE_DATA, else the checkout's data/, else the user's cache folder."""
     chosen = root if root is not None else os.environ.get("CNNPRUNE_DATA")
     if chosen:
-        return Path(chosen).expanduser().absolute()
+        try:
+            return Path(chosen).expanduser().absolute()
+        except RuntimeError as error:
+            raise FetchError(f"{chosen} is no folder: {error}") from error
     checkout = Path(__file__).resolve().parents[1]
     if (checkout / "pyproject.toml").is_file() and (checkout / "data").is_dir():
         return checkout / "data"

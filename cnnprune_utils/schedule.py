@@ -54,10 +54,14 @@ class Compressed(NamedTuple):
 
 
 class TargetMissed(ValueError):
-    """The accuracy limit came before the size; ``closest`` is the smallest network within the limit."""
+    """The accuracy limit came before the size; ``closest`` is the smallest network within the limit.
 
-    def __init__(self, message: str, closest: Compressed) -> None:
-        super().__init__(message)
+    ``reason`` is the message for whoever has no ``closest`` in hand, such as the user of a command.
+    """
+
+    def __init__(self, reason: str, closest: Compressed) -> None:
+        super().__init__(f"{reason}; error.closest has the network.")
+        self.reason = reason
         self.closest = closest
 
 
@@ -186,7 +190,7 @@ def _result(run: Run) -> Compressed:
         raise TargetMissed(
             f"{run.target} was missed: the closest is {run.target.text(row)}, which loses "
             f"{run.points_lost(row):.2f} points; the next step, {run.target.text(after)}, loses "
-            f"{run.points_lost(after):.2f}. Allow more points, or more updates; error.closest has the network.",
+            f"{run.points_lost(after):.2f}. Allow more points, or more updates",
             result,
         )
     return result

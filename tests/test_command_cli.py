@@ -158,12 +158,14 @@ def test_where_packages_lack_it_ends_before_it_asks_for_one_of_them() -> None:
         ("score .", "`cnnprune train` begins one in a new folder"),
         ("run --training.epoch 3", "--training.epoch"),
         ("run --seed 4294967296", "seed=4294967296 must lie between 0 and 4294967295"),
+        ("run --config date.yaml", "date.yaml: day is out of range"),
         ("predict model.safetensors", "nothing to predict"),
         ("predict model.safetensors --index 10000", "numbered from 0 to 9999"),
     ],
 )
 def test_used_wrongly_it_says_how_and_ends_with_2(line: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path("broken.yaml").write_text("seed: [1")
+    Path("date.yaml").write_text("tracking: {experiment: 2026-02-30}")
     Path("unknown.yaml").write_text("trainig: {epochs: 3}")
     save_model(CNN(), "model.safetensors")
     assert called(*shlex.split(line)) == cli.USAGE
@@ -171,6 +173,53 @@ def test_used_wrongly_it_says_how_and_ends_with_2(line: str, said: str, capsys: 
     assert said in captured.err
     assert captured.out == ""
     assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (f"run {300 * 'a'}", "File name too long"),
+        ("run huge --network.widths [3000000,3000000]", "allocate memory"),
+        ("data ~nobody-of-this-name/x", "~nobody-of-this-name/x is no folder"),
+        ("data model.safetensors/x", "model.safetensors"),
+        ("ui --tracking.uri http://[::1", "Invalid IPv6 URL"),
+        ("ui --tracking.uri sqlite:////proc/none/mlflow.db", "/proc/none"),
+        ("ui --port 0", "--port 0 must lie between 1 and 65535"),
+    ],
+)
+@pytest.mark.usefixtures("few_images")
+def test_what_the_system_refuses_is_one_line(line: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    save_model(CNN(), "model.safetensors")
+    assert called(*shlex.split(line)) == cli.FAILED
+    (error,) = capsys.readouterr().err.splitlines()
+    assert said in error
+
+
+def test_a_network_of_double_precision_answers_too(capsys: pytest.CaptureFixture[str]) -> None:
+    save_model(CNN().double(), "double.safetensors")
+    assert called("predict", "double.safetensors", "--index", "0") == 0
+    assert capsys.readouterr().out.startswith("test image 0: ")
+
+
+@pytest.mark.usefixtures("few_images")
+def test_random_scores_differ_from_seed_to_seed() -> None:
+    for seed in ("0", "1"):
+        assert called("train", seed, *SMALL, "--seed", seed, "--scoring.criterion", "random") == 0
+        assert called("score", seed) == 0
+    assert Path("0", "ranks.csv").read_text() != Path("1", "ranks.csv").read_text()
+
+
+def test_an_output_that_takes_nothing_is_one_line() -> None:
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            command("run", "x", "--print-config"),
+            env=environment(),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert (ended.returncode, ended.stderr) == (cli.FAILED, "error: [Errno 28] No space left on device\n")
 
 
 # a run
@@ -223,6 +272,17 @@ def test_a_run_begun_is_not_changed_unless_it_is_done_anew(capsys: pytest.Captur
     assert "training.epochs was 2, is 1" in capsys.readouterr().err
     assert called("run", "mine", "--training.epochs", "1", "--redo") == 0
     assert RunFolder(Path("mine")).settings().training.epochs == 1
+
+
+@pytest.mark.usefixtures("few_images")
+def test_what_it_advises_when_settings_differ_works(capsys: pytest.CaptureFixture[str]) -> None:
+    assert called("run", "my run", *SMALL) == 0
+    for flags in (["--pruning.remove", "{network.4: 3}"], ["--finetuning.epochs", "2"], ["--data.train", "200"]):
+        capsys.readouterr()
+        assert called("run", "my run", *flags) == cli.USAGE
+        (advice,) = re.findall("`(cnnprune .*?)`", capsys.readouterr().err)
+        assert called(*shlex.split(advice)[1:]) == 0
+        assert called("run", "my run", *flags) == 0
 
 
 @pytest.mark.usefixtures("few_images")
@@ -329,15 +389,38 @@ def test_a_polite_kill_is_an_interruption_too(
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+@pytest.mark.usefixtures("few_images")
 def test_interrupted_before_anything_was_begun_it_says_so(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
+    assert called("train", "begun", *SMALL) == 0
     monkeypatch.setattr(work, "load_data", interrupt)
-    assert called("run", "mine") == cli.INTERRUPTED
-    assert capsys.readouterr().err == "interrupted; nothing was begun\n"
+    capsys.readouterr()
+    for folder in ("mine", "begun"):  # of the second nothing was changed, and the flag is not kept either
+        assert called("score", "begun", "--scoring.criterion", "magnitude") == cli.INTERRUPTED
+        assert called("run", folder) == cli.INTERRUPTED
+        assert capsys.readouterr().err == 2 * "interrupted; nothing was begun\n"
+
+
+@pytest.mark.usefixtures("few_images")
+def test_what_another_process_did_while_the_images_were_read_is_not_overwritten(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert called("train", "mine", *SMALL) == 0
+    load = work.load_data
+
+    def meanwhile(data: Any, seed: int) -> Splits:
+        monkeypatch.setattr(work, "load_data", load)
+        assert called("score", "mine") == 0
+        return load(data, seed)
+
+    monkeypatch.setattr(work, "load_data", meanwhile)
+    assert called("score", "mine", "--scoring.criterion", "magnitude") == cli.USAGE
+    assert "scoring.criterion was taylor, is magnitude" in capsys.readouterr().err
+    assert RunFolder(Path("mine")).settings().scoring.criterion == "taylor"
 
 
 def test_a_disk_that_is_full_is_a_failure_that_says_how_to_go_on() -> None:

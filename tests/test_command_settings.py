@@ -166,11 +166,11 @@ def test_what_is_given_later_wins_setting_by_setting() -> None:
 
 def test_differences_are_named_by_setting_and_only_in_the_sections_asked_for() -> None:
     now = from_mapping({"seed": 2, "training": {"epochs": 5}, "data": {"root": "/elsewhere"}})
-    assert differences(Settings(), now, ("seed", "data", "training")) == [
-        "seed was 0, is 2",
-        "training.epochs was 6, is 5",
-    ]
-    assert differences(Settings(), now, ("scoring", "data")) == []
+    assert differences(Settings(), now, ("seed", "data", "training")) == {
+        "seed": (0, 2),
+        "training.epochs": (6, 5),
+    }
+    assert differences(Settings(), now, ("scoring", "data")) == {}
 
 
 def test_help_comes_without_pytorch() -> None:

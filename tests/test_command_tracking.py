@@ -413,6 +413,13 @@ def test_predict_takes_a_run_and_a_registered_model(
     assert said("shoes") == said("shoes/2") == large
 
 
+def test_predict_says_that_the_store_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("g.db").write_text("this is not a database, and long enough to be taken for one")
+    assert main(["predict", "nope", "--index", "0", "--tracking.uri", "sqlite:///g.db"]) == cli.FAILED
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: there is no run folder and no file nope; and MLflow's store sqlite:///g.db does not")
+
+
 @pytest.mark.parametrize("name", ["0123456789abcdef0123456789abcdef", "nobody", "nobody/3", "nobody@home", "it's"])
 def test_predict_says_what_the_store_does_not_have(name: str, server: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["predict", name, "--index", "0", "--tracking.uri", server]) == cli.FAILED
@@ -471,13 +478,28 @@ def test_without_a_server_runs_are_in_a_file_and_ui_shows_them_on_loopback(capfd
         urllib.request.urlopen(uri, timeout=5)
 
 
-def test_a_polite_kill_ends_the_pages_and_their_server() -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=["a polite kill", "a closed terminal"])
+def test_what_ends_the_pages_ends_their_server(number: signal.Signals) -> None:
     with pages() as (uri, ui):
-        ui.terminate()
+        ui.send_signal(number)
         ui.communicate(timeout=60)
     assert ui.returncode == 0
     with pytest.raises(urllib.error.URLError):
         urllib.request.urlopen(uri, timeout=5)
+
+
+@pytest.mark.usefixtures("few_images")
+def test_another_experiment_is_another_run_and_a_deleted_one_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    client = store.connect(store.place(None))
+    for name in ("one", "two"):
+        assert main(["train", "mine", *SMALL, "--tracking.experiment", name]) == 0
+        assert f"experiment {name}, in " in capsys.readouterr().out
+        experiment = client.get_experiment_by_name(name)
+        assert experiment is not None
+        assert len(client.search_runs([experiment.experiment_id])) == 1
+    client.delete_experiment(experiment.experiment_id)
+    assert main(["train", "mine", *SMALL]) == 0
+    assert "the experiment two was deleted; restore it, or name another" in the_warning(capsys)
 
 
 @pytest.mark.usefixtures("few_images")
@@ -510,7 +532,7 @@ def test_a_port_that_is_taken_is_one_line(capsys: pytest.CaptureFixture[str]) ->
         port = taken.getsockname()[1]
         assert main(["ui", "--port", str(port)]) == cli.FAILED
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"error: port {port} of 127.0.0.1 is taken (")
+    assert line.startswith(f"error: port {port} of 127.0.0.1 cannot be had (")
     assert not Path("runs").exists()
 
 

@@ -25,7 +25,7 @@ def main() -> int:
             f"error: cnnprune needs what is not installed; pip install {' '.join(missing)} brings it", file=sys.stderr
         )
         return 1
-    os.environ.setdefault("MPLBACKEND", "agg")  # figures go to files; there may be no screen
+    os.environ["MPLBACKEND"] = "agg"  # figures go to files; there may be no screen
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")
     for stream in (sys.stdout, sys.stderr):
@@ -36,9 +36,17 @@ def main() -> int:
     try:
         from . import cli
 
-        return cli.main()
+        code = cli.main()
+        sys.stdout.flush()
+        return code
     except KeyboardInterrupt:
         return 130
+    except OSError as error:  # nobody reads what is printed any more, or there is no room for it
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # or Python tries again at its end, and complains
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C again, while Python ends: it was heard
 

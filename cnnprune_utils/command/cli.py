@@ -50,13 +50,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _say(f"error: {error}", USAGE)
     except KeyboardInterrupt:
         return _say("interrupted", INTERRUPTED)
+    except (OSError, ValueError, RuntimeError, MemoryError) as error:
+        return _say(f"error: {_reason(error)}", FAILED)
 
 
 def _steps(command: str, folder: RunFolder, settings: Settings, *, redo: bool) -> int:
     """One step, or all of them for ``run``."""
     from safetensors import SafetensorError
-
-    from ..fetch import FetchError
 
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill ends as Ctrl-C does
     try:
@@ -68,15 +68,23 @@ def _steps(command: str, folder: RunFolder, settings: Settings, *, redo: bool) -
     except OSError as error:
         room = "; make room on the disk" if error.errno in _FULL else ""
         return _say(f"error: {error}{room}{_go_on(command, folder)}", FAILED)
-    except (ValueError, FloatingPointError, FetchError, SafetensorError) as error:
+    except (FloatingPointError, SafetensorError) as error:
         return _say(f"error: {error}", FAILED)
     finally:
         signal.signal(signal.SIGTERM, before)
     return 0
 
 
+def _reason(error: Exception) -> str:
+    """Our own errors in full; of PyTorch's, such as memory that ran out, the line before its advice to developers."""
+    from ..fetch import FetchError
+
+    text = str(error) or type(error).__name__
+    return text.partition("\n")[0] if isinstance(error, RuntimeError) and not isinstance(error, FetchError) else text
+
+
 def _go_on(command: str, folder: RunFolder) -> str:
-    if not folder.file("settings.yaml").is_file():
+    if not folder.ready:
         return "; nothing was begun"
     again = f"cnnprune {command} {shlex.quote(str(folder.path))}"
     return f"; what was finished is kept in {folder.path}. To go on: {again}"
@@ -95,6 +103,7 @@ def _do(command: str, folder: RunFolder, settings: Settings, redo: bool) -> None
     tracker = Tracker(settings.tracking, anew=redo) if settings.tracking.enabled else Observer()
     splits = work.load_data(settings.data, settings.seed)
     with folder.locked():
+        folder.refuse(settings, step=first, redo=redo)  # while the images were read, another process may have worked
         folder.begin(settings, step=first, redo=redo)
         observer = Observers([Console(), tracker])
         observer.start(folder.path, settings, versions(settings))
@@ -114,28 +123,24 @@ def _do(command: str, folder: RunFolder, settings: Settings, redo: bool) -> None
 
 def _predict(options: Namespace) -> int:
     from ..data import load_fashion_mnist
-    from ..fetch import FetchError
     from .pictures import Failure, as_json, as_text, predict_files, predict_images
 
     paths, numbers = options.get("images") or [], options.get("index") or []
     if not paths and not numbers:
         return _say("error: there is nothing to predict: give image files, folders, or --index", USAGE)
-    try:
-        model = _model(options["model"], options.get("tracking.uri"))
-        of_test = []
-        if numbers:
-            test = load_fashion_mnist(options.get("root")).test
-            if wrong := [n for n in numbers if not 0 <= n < len(test)]:
-                return _say(f"error: --index {wrong}: the test images are numbered from 0 to {len(test) - 1}", USAGE)
-            of_test = predict_images(model, test.images[numbers], [f"test image {n}" for n in numbers])
-        results = chain(predict_files(model, paths, invert=options.get("invert")), of_test)
-        found = []
-        for result in results:
-            found.append(result)
-            if not options.get("json"):
-                print(as_text(result), file=sys.stderr if isinstance(result, Failure) else sys.stdout)
-    except (ValueError, OSError, FetchError) as error:
-        return _say(f"error: {error}", FAILED)
+    model = _model(options["model"], options.get("tracking.uri"))
+    of_test = []
+    if numbers:
+        test = load_fashion_mnist(options.get("root")).test
+        if wrong := [n for n in numbers if not 0 <= n < len(test)]:
+            return _say(f"error: --index {wrong}: the test images are numbered from 0 to {len(test) - 1}", USAGE)
+        of_test = predict_images(model, test.images[numbers], [f"test image {n}" for n in numbers])
+    results = chain(predict_files(model, paths, invert=options.get("invert")), of_test)
+    found = []
+    for result in results:
+        found.append(result)
+        if not options.get("json"):
+            print(as_text(result), file=sys.stderr if isinstance(result, Failure) else sys.stdout)
     if options.get("json"):
         print(as_json(found))
     return FAILED if any(isinstance(result, Failure) for result in found) else 0
@@ -175,7 +180,7 @@ def _checked(model: nn.Module, name: str) -> nn.Module:
 
     if not isinstance(model, CNN) or (model.in_channels, model.image_size, model.n_classes) != (1, 28, 10):
         raise ValueError(f"{name} holds a network for other images than Fashion-MNIST's: grey, 28x28, ten classes")
-    return model
+    return model.float()  # as the images are
 
 
 def _say(text: str, code: int) -> int:

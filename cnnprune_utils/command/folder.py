@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -50,6 +51,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.ready = False  # begin was called: the settings are in the folder
 
     def file(self, name: str) -> Path:
         return self.path / name
@@ -88,11 +90,15 @@ class RunFolder:
             raise RunError(f"{self.path} is a file, and a run is a folder. Take a new one")
         if self.file("settings.yaml").is_file():
             for name in before if redo else STEPS:
-                changes = differences(self.settings(), settings, READS[name]) if self.begun(name) else []
+                was = self.settings()
+                changes = differences(was, settings, READS[name]) if self.begun(name) else {}
                 if changes:
+                    said = "; ".join(f"{key} was {old}, is {new}" for key, (old, new) in changes.items())
+                    flags = " ".join(f"--{key} {parsing.as_flag(new)}" for key, (_, new) in changes.items())
                     raise RunError(
-                        f"{self.path} was begun with other settings: {'; '.join(changes)}. Take another folder; or, "
-                        f"to do it anew, and what follows: `cnnprune {name} {self.path} --redo` with the same flags"
+                        f"{self.path} was begun with other settings: {said}. Take another folder; or do it anew with "
+                        f"`cnnprune {name} {shlex.quote(str(self.path))} --redo {flags}`, which deletes what the later "
+                        f"steps wrote, and then call the same again"
                     )
         elif step != "train":
             self.settings()  # raises
@@ -109,6 +115,7 @@ class RunFolder:
         for part in self.path.rglob(".*.part"):  # of a write that a kill ended
             part.unlink()
         write(self.file("settings.yaml"), parsing.to_yaml(settings).encode())
+        self.ready = True
         if not self.file("versions.json").exists():
             write(self.file("versions.json"), json.dumps(versions(settings), indent=2).encode())
 

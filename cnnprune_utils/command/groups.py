@@ -174,11 +174,11 @@ class Loop:
 
     Args:
         step: filters that leave at once
-        updates: minibatches to train on after each step; 0: none
+        updates: minibatches to train on after each step, at most one pass; 0: none
         learning_rate: the highest one in the updates of a step
         batch_size: images in one update
         shortlist: so many of the lowest ranks are tried by closing gates, and the best leaves; 1: the lowest leaves
-        images: training images to score with
+        images: training images to score with, or all if there are fewer
         patience: with pruning.points: steps in a row beyond the limit before it stops
     """
 

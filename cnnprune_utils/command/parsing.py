@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -34,8 +36,8 @@ def load(file: Path) -> dict[str, Any]:
     """
     try:
         return _mapping(yaml.safe_load(file.read_text(encoding="utf-8")))
-    except (SettingsError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{file}: {error}") from error
+    except (yaml.YAMLError, ValueError) as error:  # a date that there is not is a ValueError
+        raise SettingsError(f"{file}: {' '.join(str(error).split())}") from error
 
 
 def named(name: str) -> dict[str, Any]:
@@ -74,6 +76,11 @@ def add_settings(parser: ArgumentParser, sections: Iterable[str]) -> None:
 def to_yaml(settings: Settings) -> str:
     """All settings; :func:`read` reads them back."""
     return yaml.safe_dump(asdict(settings), sort_keys=False)
+
+
+def as_flag(value: Any) -> str:
+    """A setting as a shell passes it: what stands behind its flag."""
+    return shlex.quote(value if isinstance(value, str) else json.dumps(value))
 
 
 def read(file: Path) -> Settings:

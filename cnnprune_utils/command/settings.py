@@ -66,14 +66,15 @@ class Settings:
         return self.data.validation if split == "validation" else self.data.train or left
 
 
-def differences(before: Settings, now: Settings, sections: Iterable[str]) -> list[str]:
-    """Which settings differ in these sections (or single settings), as "training.epochs was 6, is 5"."""
+def differences(before: Settings, now: Settings, sections: Iterable[str]) -> dict[str, tuple[Any, Any]]:
+    """Which settings differ in these sections (or single settings): name -> what it was and what it is."""
     old, new = asdict(before), asdict(now)
-    found = []
+    found: dict[str, tuple[Any, Any]] = {}
     for section in sections:
-        pairs = flat(section, old[section]), flat(section, new[section])
-        found += [f"{name} was {was}, is {pairs[1][name]}" for name, was in pairs[0].items() if was != pairs[1][name]]
-    return [text for text in found if not text.startswith("data.root ")]  # the same images, wherever they are
+        was, now_is = flat(section, old[section]), flat(section, new[section])
+        found |= {name: (value, now_is[name]) for name, value in was.items() if value != now_is[name]}
+    found.pop("data.root", None)  # the same images, wherever they are
+    return found
 
 
 def flat(section: str, values: Any) -> dict[str, Any]:

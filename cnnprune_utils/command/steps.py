@@ -12,7 +12,7 @@ from functools import partial
 import pandas as pd
 from torch import nn
 
-from ..criteria import CRITERIA
+from ..criteria import CRITERIA, random
 from ..data import Split
 from ..files import write
 from ..metrics import compare as compare_models
@@ -20,7 +20,7 @@ from ..metrics import macs_per_filter
 from ..models import CNN, save_model
 from ..plan import Plan, lowest, per_layer, rank
 from ..run import Target
-from ..schedule import compress
+from ..schedule import Criterion, TargetMissed, compress
 from ..surgery import prune as prune_model
 from ..training import SCHEDULES, fit, seed_everything
 from .figures import table
@@ -51,7 +51,7 @@ def score(run: Run) -> None:
         split: Split = getattr(run.splits, settings.split)
         if settings.images is not None:
             split = split.subset(settings.images, run.settings.seed)
-        scores = CRITERIA[settings.criterion](model, split)
+        scores = _criterion(run.settings)(model, split)
         shares = macs_per_filter(model, split.images) if settings.macs_penalty else None
         run.write_table("ranks", rank(scores, macs_penalty=settings.macs_penalty, macs=shares))
 
@@ -123,6 +123,11 @@ def _fit(run: Run, step: str, model: nn.Module, settings: Training | Finetuning)
     )
 
 
+def _criterion(settings: Settings) -> Criterion:
+    chosen: Criterion = CRITERIA[settings.scoring.criterion]
+    return partial(chosen, seed=settings.seed) if chosen is random else chosen
+
+
 def _one_shot(settings: Settings, model: nn.Module, ranks: pd.DataFrame, split: Split) -> Plan:
     """The lowest ranks: as many as are asked for, or as few as bring the network below a size."""
     pruning = settings.pruning
@@ -140,23 +145,26 @@ def _loop(run: Run, model: nn.Module) -> tuple[nn.Module, Plan]:
     pruning, loop = run.settings.pruning, run.settings.loop
     assert not isinstance(pruning.remove, dict)  # the settings see to it
     target = Target(filters=pruning.remove, parameters=pruning.parameters, macs=pruning.macs, points=pruning.points)
-    network, plan, history = compress(
-        model,
-        run.splits,
-        target=target,
-        criterion=CRITERIA[run.settings.scoring.criterion],
-        step=loop.step,
-        updates=loop.updates,
-        learning_rate=loop.learning_rate,
-        batch_size=loop.batch_size,
-        shortlist=loop.shortlist,
-        n_images=loop.images,
-        macs_penalty=run.settings.scoring.macs_penalty,
-        keep_at_least=pruning.keep_at_least,
-        patience=loop.patience,
-        seed=run.settings.seed,
-        folder=run.folder.unfinished("prune"),
-    )
+    try:
+        network, plan, history = compress(
+            model,
+            run.splits,
+            target=target,
+            criterion=_criterion(run.settings),
+            step=loop.step,
+            updates=loop.updates,
+            learning_rate=loop.learning_rate,
+            batch_size=loop.batch_size,
+            shortlist=loop.shortlist,
+            n_images=loop.images,
+            macs_penalty=run.settings.scoring.macs_penalty,
+            keep_at_least=pruning.keep_at_least,
+            patience=loop.patience,
+            seed=run.settings.seed,
+            folder=run.folder.unfinished("prune"),
+        )
+    except TargetMissed as error:
+        raise ValueError(error.reason) from error
     run.write_table("loop", history)
     return network, plan
 

@@ -106,17 +106,16 @@ def fetch_network(name: str, uri: str, into: Path) -> Path:
     """
     if uri.startswith(_FILE) and not Path(uri.removeprefix(_FILE)).exists():
         raise NoStore(f"and there is no {shown(uri)} to ask for it")
-    client = connect(uri)
-    from mlflow.artifacts import download_artifacts
-    from mlflow.exceptions import MlflowException
-
     try:
+        client = connect(uri)
+        from mlflow.artifacts import download_artifacts
+
         of_run = re.fullmatch(r"[0-9a-f]{32}", name)
         where = _network_of_run(client, name) if of_run else _registered(client, name)
         if logged := re.fullmatch("models:/(m-[0-9a-f]+)", where):
             where = client.get_logged_model(logged[1]).artifact_location
         download_artifacts(where, dst_path=str(into), tracking_uri=uri)
-    except (MlflowException, NoStore, OSError) as error:
+    except Exception as error:  # MLflow, its database and the network have a hundred of them
         raise NoStore(f"and MLflow's store {shown(uri)} does not give it: {reason(error)}") from error
     files = [*into.rglob("*.safetensors")]
     if len(files) != 1:

@@ -176,11 +176,18 @@ class Tracker(Observer):
         now = self._params(name for names in READS.values() for name in names)
         if run.info.lifecycle_stage != "active" or any(now.get(k, v) != v for k, v in run.data.params.items()):
             return None
+        if self.client.get_experiment(run.info.experiment_id).name != self.experiment:
+            return None
         self.told = record["told"]
         return run
 
     def _experiment(self) -> str:
         found = self.client.get_experiment_by_name(self.experiment)
+        if found is not None and found.lifecycle_stage != "active":
+            raise NoStore(
+                f"MLflow, {shown(self.uri)}: the experiment {self.experiment} was deleted; restore it, or name another "
+                "with --tracking.experiment"
+            )
         if found is not None:
             return str(found.experiment_id)
         folder = artifacts(self.uri)

@@ -35,7 +35,10 @@ def serve(uri: str | None, port: int) -> int:
     prepare_environment()
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # its processes make stopping slow
     print(f"MLflow's pages of {shown(uri)}: http://{HOST}:{port} (Ctrl-C ends)", flush=True)
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    ends = [
+        getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)
+    ]  # a kill, a closed terminal
+    before = {number: signal.signal(number, signal.default_int_handler) for number in ends}
     server = subprocess.Popen(command, start_new_session=True)  # Ctrl-C is for us, who end it without a traceback
     try:
         code = server.wait()
@@ -44,7 +47,8 @@ def serve(uri: str | None, port: int) -> int:
         server.wait()
         return 0
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     return _say(f"error: MLflow ended with {code}; its message is above")
 
 
@@ -58,7 +62,8 @@ def _unusable(port: int) -> str:
         try:
             probe.bind((HOST, port))
         except OSError as error:
-            return f"port {port} of {HOST} is taken ({error.strerror}): choose another, as in --port {port % 65535 + 1}"
+            another = port % 65535 + 1 if port > 1023 else 5001  # the low ones are the system's
+            return f"port {port} of {HOST} cannot be had ({error.strerror}): choose another, as in --port {another}"
     return ""
 
 
