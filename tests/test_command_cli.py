@@ -209,11 +209,12 @@ def test_random_scores_differ_from_seed_to_seed() -> None:
     assert Path("0", "ranks.csv").read_text() != Path("1", "ranks.csv").read_text()
 
 
-def test_an_output_that_takes_nothing_is_one_line() -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_an_output_that_takes_nothing_is_one_line(unbuffered: str) -> None:
     with Path("/dev/full").open("w") as full:
         ended = subprocess.run(
             command("run", "x", "--print-config"),
-            env=environment(),
+            env=environment() | {"PYTHONUNBUFFERED": unbuffered},
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,
