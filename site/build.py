@@ -1,6 +1,6 @@
 """Execute the chapters, and build the book's web pages from what the runs gave.
 
-    python site/build.py [FOLDER]     build/book by default
+    python site/build.py     into build/book
 
 A chapter is executed again only when it, the package or a file that it reads is newer than its last run, which is
 kept in build/executed. One that fails is named with its cell; the others are still built, and the exit code is 1.
@@ -8,6 +8,7 @@ kept in build/executed. One that fails is named with its cell; the others are st
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 from collections.abc import Iterable
@@ -74,9 +75,10 @@ def main(into: Path) -> int:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(usage="python site/build.py").parse_args()
     listen()
     try:
-        sys.exit(main(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "build" / "book"))
+        sys.exit(main(ROOT / "build" / "book"))
     except KeyboardInterrupt:
         print("\nInterrupted. The chapters that ran are kept: the same command goes on from here.", file=sys.stderr)
         sys.exit(INTERRUPTED)

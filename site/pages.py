@@ -1,6 +1,6 @@
 """Build the book's web pages from notebooks and the outputs that they hold.
 
-    python site/pages.py [FOLDER]     build/html by default; nothing is executed
+    python site/pages.py     into build/html; nothing is executed
 
 Every warning is an error: the pages that were there stay, and the exit code is 1. When nothing has changed since the
 last time, nothing is done.
@@ -8,6 +8,7 @@ last time, nothing is done.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import os
 import re
@@ -123,8 +124,10 @@ def build(chapters: Mapping[str, Path], into: Path, failed: Mapping[str, str]) -
     """Build the site into a folder, which holds all of it or stays as it was. Returns False if it was up to date.
 
     Raises:
-        PagesFailed: Sphinx reported something.
+        PagesFailed: Sphinx reported something, or the folder is a link: what it leads to may be anybody's.
     """
+    if into.is_symlink():
+        raise PagesFailed(f"{into} is a link, and pages replace folders only: remove it.")
     work = ROOT / "build" / "pages" / into.name
     gather(chapters, work / "source", failed)
     made_from, now = work / "made_from", fingerprint(work / "source")
@@ -135,7 +138,8 @@ def build(chapters: Mapping[str, Path], into: Path, failed: Mapping[str, str]) -
     made_from.unlink(missing_ok=True)
     run_sphinx(work / "source", work / "html", work / "doctrees", strict=not failed)
     into.parent.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(into, ignore_errors=True)
+    if into.exists():
+        shutil.rmtree(into)
     shutil.move(work / "html", into)
     write(made_from, now)
     return True
@@ -158,9 +162,10 @@ def main(into: Path) -> int:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(usage="python site/pages.py").parse_args()
     listen()
     try:
-        sys.exit(main(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "build" / "html"))
+        sys.exit(main(ROOT / "build" / "html"))
     except KeyboardInterrupt:
         print("\nInterrupted. The pages that were there are as they were.", file=sys.stderr)
         sys.exit(INTERRUPTED)

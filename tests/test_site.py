@@ -160,6 +160,23 @@ def test_a_warning_stops_the_pages_and_leaves_those_that_were_there(checkout: Pa
     assert (pages / "01_one.html").read_bytes() == before
 
 
+@pytest.mark.parametrize("script", ["pages", "build"])
+def test_pages_go_to_one_folder_and_through_no_link(checkout: Path, tmp_path: Path, script: str) -> None:
+    """Nothing but build/html and build/book is ever replaced."""
+    write(checkout / "notebooks" / "01_one.ipynb", "1", opening="# One\n\n*A promise.*")
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "letter").write_text("of mine")
+    assert "unrecognized arguments" in run(checkout, script, str(mine)).stderr
+    into = checkout / "build" / {"pages": "html", "build": "book"}[script]
+    into.parent.mkdir()
+    into.symlink_to(mine)
+    refused = run(checkout, script)
+    assert refused.returncode == 1
+    assert f"{into} is a link" in refused.stderr
+    assert [path.name for path in mine.iterdir()] == ["letter"]
+
+
 def test_binder_is_one_setting_and_without_it_there_is_no_button(checkout: Path) -> None:
     write(checkout / "notebooks" / "01_one.ipynb", "1", opening="# One\n\n*A promise.*")
     page = checkout / "build" / "html" / "01_one.html"
