@@ -20,7 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import nbformat
-from execute import INTERRUPTED, NOTEBOOKS, ROOT, listen, write
+from execute import INTERRUPTED, NOTEBOOKS, ROOT, WIDGET, listen, without_widgets, write
 from nbformat import NotebookNode
 
 SITE = ROOT / "site"
@@ -66,6 +66,16 @@ def modules() -> list[str]:
     return sorted({*files, *folders} - {"command"})
 
 
+def copy_notebook(notebook: Path, to: Path) -> None:
+    """Copy a notebook, and of a widget that JupyterLab stored only its text. Without one no byte changes."""
+    content = notebook.read_bytes()
+    if WIDGET.encode() in content:
+        without = nbformat.reads(content.decode(), as_version=4)
+        without_widgets(without)
+        content = f"{nbformat.writes(without)}\n".encode()
+    write(to, content)
+
+
 def gather(chapters: Mapping[str, Path], source: Path, failed: Mapping[str, str]) -> None:
     """Lay out what Sphinx reads: the pages of site/, the chapters, their solutions, a page for each module.
 
@@ -83,10 +93,10 @@ def gather(chapters: Mapping[str, Path], source: Path, failed: Mapping[str, str]
             title, _ = opening(nbformat.read(notebook, as_version=4))
             write(source / f"{name}.md", FAILED.format(title=title, error=failed[name]))
         else:
-            shutil.copy(notebook, source / f"{name}.ipynb")
+            copy_notebook(notebook, source / f"{name}.ipynb")
     write(source / "_chapters.md", "\n".join(entries))
     for notebook in NOTEBOOKS.glob("solutions/*.ipynb"):
-        shutil.copy(notebook, source / "solutions" / notebook.name)
+        copy_notebook(notebook, source / "solutions" / notebook.name)
     for module in modules():
         write(source / "api" / f"{module}.rst", MODULE.format(module=module, line="=" * len(module)))
     for picture in ROOT.glob("data/*.png"):

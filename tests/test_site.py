@@ -216,6 +216,26 @@ def test_a_widget_is_stored_as_its_text(monkeypatch: pytest.MonkeyPatch) -> None
     assert "widgets" not in notebook.metadata
 
 
+def test_the_pages_show_the_text_of_a_widget_that_jupyterlab_stored(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "site")
+    pages = importlib.import_module("pages")
+    monkeypatch.setattr(pages, "NOTEBOOKS", tmp_path)
+    (tmp_path / "solutions").mkdir()
+    view = {"text/plain": "Board(14 gates)", "application/vnd.jupyter.widget-view+json": {"model_id": "of this kernel"}}
+    cell = v4.new_code_cell(outputs=[v4.new_output("display_data", data=view)])
+    for name in ("01_one.ipynb", "solutions/01_one.ipynb"):
+        nbformat.write(v4.new_notebook(cells=[v4.new_markdown_cell("# One"), cell]), tmp_path / name)
+    write(tmp_path / "02_two.ipynb", "1")
+    pages.gather(pages.chapters_of(tmp_path), tmp_path / "gathered", {})
+    for name in ("01_one.ipynb", "solutions/01_one.ipynb"):
+        stored = nbformat.read(tmp_path / "gathered" / name, as_version=4)
+        assert stored.cells[1].outputs[0].data == {"text/plain": "Board(14 gates)"}
+    # nothing is built again for a notebook that is the same
+    assert (tmp_path / "gathered" / "02_two.ipynb").read_bytes() == (tmp_path / "02_two.ipynb").read_bytes()
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks" / "solutions").glob("*.ipynb")), ids=lambda path: path.stem)
 def test_a_solution_begins_with_its_question_so_that_only_the_answer_is_folded(path: Path) -> None:
     cells = nbformat.read(path, as_version=4).cells
