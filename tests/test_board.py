@@ -599,6 +599,17 @@ def test_light_and_dark_follow_the_theme_then_the_system_and_axe_finds_nothing_s
     assert [(v["id"], v["nodes"][0]["html"]) for v in found if v["impact"] in ("serious", "critical")] == []
 
 
+def test_two_boards_share_no_id_though_each_loads_the_script_anew(open_page: Open) -> None:
+    tab = open_page()
+    tab.evaluate("document.querySelector('[data-ready]').removeAttribute('data-gate-board')")
+    tab.evaluate("document.querySelector('main').append(document.createElement('p'))")
+    tab.evaluate("document.querySelector('main > p').dataset.gateBoard = ''")
+    tab.add_script_tag(content=page.script())
+    tab.wait_for_selector("p[data-ready]")
+    ids = tab.evaluate("[...document.querySelectorAll('.gate-board [id]')].map((element) => element.id)")
+    assert len(ids) == len(set(ids)) == 2 * 2 * 14
+
+
 # A stand-in for the model that JupyterLab gives a widget: it asks Python, as over a kernel's connection.
 MODEL = """async (state) => {
     const bytes = (record) => Object.assign(record, { bytes: new DataView(new Uint8Array(record.bytes).buffer) });

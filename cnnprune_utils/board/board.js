@@ -424,8 +424,9 @@ function build(root, facts, eyes, { start = 0, picture: first = 0, moved = () =>
 const axis = () =>
   make("div", { class: "gb-axis", "aria-hidden": "true" }, ...["0 %", "accuracy", "100 %"].map((t) => make("span", {}, t)));
 
-let boards = 0;
-const readRecord = async (record) => ({ ...(await readFacts(record)), id: `gate-board-${boards++}` });
+// drawn by lot: JupyterLab loads this module anew for each board, so that no count knows of the others
+const newId = () => `gate-board-${Math.random().toString(36).slice(2)}`;
+const readRecord = async (record) => ({ ...(await readFacts(record)), id: newId() });
 
 /** On a web page: every element with data-gate-board becomes a board. page.py calls it. */
 async function start(record) {
