@@ -308,6 +308,10 @@ def test_the_reference_says_what_is_returned_in_whole_sentences(site: Path) -> N
         assert "Alias for field number" not in text, page.name
 
 
+def test_github_serves_the_folders_that_begin_with_an_underscore(site: Path) -> None:
+    assert (site / ".nojekyll").exists()
+
+
 @pytest.fixture
 def page(browser: Any, address: str) -> Iterator[Any]:
     """An empty page of its own for one test; an error in its console fails the test."""
