@@ -12,6 +12,7 @@ import sys
 import time
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,13 @@ def test_facts_travel_as_json_and_the_loss_loses_less_than_its_fourth_digit() ->
     newer = json.dumps(json.loads(facts.to_json()) | {"format": 99})
     with pytest.raises(ValueError, match="99"):
         Facts.from_json(newer)
+
+
+@pytest.mark.parametrize("rest", [0.0, 2.5])
+def test_a_loss_of_zero_travels_too(rest: float) -> None:
+    facts = measure(*small())
+    facts = replace(facts, loss=np.where(np.arange(2**7) < 5, 0.0, rest))
+    assert np.allclose(Facts.from_json(facts.to_json()).loss, facts.loss, rtol=1e-3, atol=1e-11)
 
 
 def test_a_plan_of_another_network_is_refused_with_the_layers_there_are() -> None:
