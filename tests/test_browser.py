@@ -380,6 +380,16 @@ def test_an_answer_is_folded_until_it_is_opened(page: Any, address: str) -> None
     assert inside.is_visible()
 
 
+def test_on_paper_every_answer_is_open(page: Any, address: str) -> None:
+    page.goto(f"{address}/solutions/04_prune.html")
+    seen = "bodies => bodies.map(body => body.checkVisibility())"
+    for media in ("screen", "print"):
+        page.emulate_media(media=media)
+        shown = page.eval_on_selector_all("details.answer > .answer-body > *", seen)
+        assert shown
+        assert set(shown) == {media == "print"}
+
+
 def test_the_pages_work_from_the_disk(browser: Any, site: Path) -> None:
     for name in (*CHAPTERS, "index", "board", "glossary", "search"):
         page = browser.new_page(viewport=WIDE)
