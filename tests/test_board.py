@@ -632,21 +632,31 @@ MODEL = """async (state) => {
     await answer();
     const model = {
         get: (name) => state[name],
-        set: (values) => Object.assign(state, values),
+        set: (values) => {
+            const changed = Object.keys(values).filter((name) => state[name] !== values[name]);
+            Object.assign(state, values);
+            changed.forEach((name) => tell(`change:${name}`));
+        },
         save_changes: () => answer().then(() => tell("change:view")),
         on: (name, listener) => (listeners[name] ??= []).push(listener),
         off: (name, listener) => (listeners[name] = listeners[name].filter((other) => other !== listener)),
     };
-    window.fromPython = (closed) => { state.closed = closed; tell("change:closed"); };
+    window.fromPython = model.set;
+    window.held = () => [state.closed, state.picture];
     window.listening = () => Object.values(listeners).flat().length;
     const { default: widget } = await import("/board.js");
-    window.leave = await widget.render({ model, el: document.querySelector("main") });
+    const el = () => document.querySelector("main").appendChild(document.createElement("div"));
+    const leave = [];
+    window.show = async () => leave.push(await widget.render({ model, el: el() }));
+    window.leave = () => leave.forEach((left) => left());
+    await show();
 }"""
 
 
-def test_the_widgets_module_shows_what_python_answers_and_follows_a_plan_set_there(
-    browser: Any, open_widget: Any, baseline: nn.Module, splits: Splits
-) -> None:
+@pytest.fixture
+def notebook(browser: Any, open_widget: Any) -> Iterator[Any]:
+    """A page that shows the widget, as JupyterLab does; afterwards nobody listens, and no error was raised."""
+
     def look(closed: int, picture: int) -> Any:
         open_widget.closed, open_widget.picture = closed, picture
         return json.loads(json.dumps(open_widget.view, default=list))  # bytes as lists of numbers
@@ -667,6 +677,17 @@ def test_the_widgets_module_shows_what_python_answers_and_follows_a_plan_set_the
     tab.route("**", serve)  # nothing goes over a network
     tab.goto("http://board.test/")
     tab.evaluate(MODEL, {"facts": open_widget.facts, "n_pictures": open_widget.n_pictures, "closed": 0, "picture": 0})
+    yield tab
+    tab.evaluate("leave()")
+    assert tab.evaluate("listening()") == 0
+    tab.close()
+    assert problems == []
+
+
+def test_the_widgets_module_shows_what_python_answers_and_follows_a_plan_set_there(
+    notebook: Any, open_widget: Any, baseline: nn.Module, splits: Splits
+) -> None:
+    tab = notebook
     assert numbers(tab)["Accuracy"] == "89.60 %"
     close(tab, Plan({"network.4": (0, 7)}))
     tab.get_by_role("button", name="Next picture").click()
@@ -679,13 +700,32 @@ def test_the_widgets_module_shows_what_python_answers_and_follows_a_plan_set_the
     drawn = tab.evaluate("[...document.querySelector('.gb-image').getContext('2d').getImageData(0, 0, 28, 28).data]")
     assert drawn[::4] == list(open_widget.view["image"]["bytes"])
 
-    tab.evaluate(f"fromPython({shipped().number(CHAPTER_4)})")
+    tab.evaluate(f"fromPython({{ closed: {shipped().number(CHAPTER_4)} }})")
     assert plan_of(tab) == CHAPTER_4
-    assert "Set from Python" in tab.get_by_role("status").inner_text()
-    tab.evaluate("leave()")
-    assert tab.evaluate("listening()") == 0
-    tab.close()
-    assert problems == []
+    assert "Set elsewhere" in tab.get_by_role("status").inner_text()
+
+
+def test_a_board_shown_twice_is_the_same_board(notebook: Any) -> None:
+    notebook.evaluate("show()")
+    views = first, second = [notebook.locator(".gate-board").nth(i) for i in range(2)]
+
+    def both_show(picture: int) -> None:
+        for view in views:
+            view.locator(".gb-caption", has_text=f"Picture {picture} of 200").wait_for(timeout=5000)
+
+    first.get_by_role("button", name="Next picture").click()
+    both_show(2)
+    second.get_by_role("button", name="Next picture").click()
+    both_show(3)
+    close(first, CHAPTER_4)
+    assert plan_of(second) == CHAPTER_4
+    assert "Set elsewhere." in second.get_by_role("status").inner_text()
+    for view in views:
+        view.get_by_text(re.compile(r"^[1-9]\d* of 200 answers differ")).wait_for(timeout=5000)
+    notebook.evaluate("fromPython({ closed: 3, picture: 6 })")
+    both_show(7)
+    assert notebook.evaluate("held()") == [3, 6]
+    assert shipped().number(plan_of(first)) == shipped().number(plan_of(second)) == 3
 
 
 def test_the_page_says_what_is_measured_and_on_what(open_page: Open) -> None:

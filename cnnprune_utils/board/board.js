@@ -278,7 +278,7 @@ function build(root, facts, eyes, { start = 0, picture: first = 0, moved = () =>
 
   // The buttons.
   const button = (name, act) => make("button", { type: "button", onclick: act }, name);
-  const advice = advisers(facts).map((adviser) => button(adviser.name, () => follow(adviser)));
+  const advice = advisers(facts).map((adviser) => button(adviser.name, () => take(adviser)));
   const undo = button("Undo", () => go(past.pop(), "Undone.", false));
   const showBest = button("Best of this size", () => {
     const best = facts.bestOfSize(closed);
@@ -300,7 +300,7 @@ function build(root, facts, eyes, { start = 0, picture: first = 0, moved = () =>
     go(closed ^ filter.bit, `${closes ? "Closed" : "Opened"}: ${say(filter)}.`);
   }
 
-  function follow(adviser) {
+  function take(adviser) {
     if (!facts.canLeave(closed).length) {
       status.textContent = "No filter can leave: each layer has one left.";
       return;
@@ -319,6 +319,14 @@ function build(root, facts, eyes, { start = 0, picture: first = 0, moved = () =>
     status.textContent = `${what} ${facts.removed(closed)} of ${facts.filters.length} gates closed: ${result}.${empty}`;
     moved(closed);
     eyes.look(closed, picture, showPicture);
+  }
+
+  /** What another view of this board or Python set. Both at once, so that neither undoes the other. */
+  function follow(nextClosed, nextPicture) {
+    if (nextClosed === closed && nextPicture === picture) return;
+    picture = nextPicture;
+    if (nextClosed === closed) choosePicture(picture);
+    else go(nextClosed, "Set elsewhere.");
   }
 
   function choosePicture(next) {
@@ -418,7 +426,7 @@ function build(root, facts, eyes, { start = 0, picture: first = 0, moved = () =>
   );
   go(closed, "", false);
   status.textContent = "All switches are gates: on is open. Close one, or ask for advice.";
-  return { go, closed: () => closed };
+  return { follow };
 }
 
 const axis = () =>
@@ -463,12 +471,14 @@ async function render({ model, el }) {
   const root = document.createElement("div");
   el.append(root);
   const board = build(root, facts, eyes, { start: model.get("closed"), picture: model.get("picture") });
-  const follow = () => model.get("closed") !== board.closed() && board.go(model.get("closed"), "Set from Python.");
+  const follow = () => board.follow(model.get("closed"), model.get("picture"));
   model.on("change:closed", follow);
+  model.on("change:picture", follow);
   root.dataset.ready = "true";
   return () => {
     model.off("change:view", answer);
     model.off("change:closed", follow);
+    model.off("change:picture", follow);
   };
 }
 
