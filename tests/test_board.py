@@ -575,6 +575,29 @@ def test_everything_works_with_the_keyboard_and_the_focus_is_seen(open_page: Ope
     assert tab.get_by_role("status").get_attribute("role") == "status"
 
 
+def test_a_picture_that_is_chosen_is_read_out_and_the_focus_stays_on_its_button(open_page: Open) -> None:
+    tab = open_page()
+    close(tab, CHAPTER_4)
+    button = tab.locator(".gb-changed button").nth(1)
+    button.focus()
+    tab.keyboard.press("Enter")
+    assert tab.evaluate("document.activeElement.textContent") == button.inner_text()
+    status = tab.get_by_role("status")
+    assert re.fullmatch(r"Picture \d+ of 20: .+\. The network says .+\.", status.inner_text())
+    close(tab, Plan({"network.0": (1,)}))
+    assert "9 of 14 gates closed" in status.inner_text()
+
+
+def test_the_switches_have_knobs_in_the_systems_own_colours(open_page: Open) -> None:
+    tab = open_page(forced_colors="active")
+    close(tab, Plan({"network.0": (0,)}))
+    colours = tab.evaluate(
+        """() => [...document.querySelectorAll('[role=switch]')].map((input) =>
+            [null, '::before'].map((part) => getComputedStyle(input, part).backgroundColor))"""
+    )
+    assert [ground for ground, knob in colours if knob == ground] == []
+
+
 @pytest.mark.parametrize("width", [390, 320])
 def test_a_phones_width_holds_the_board(open_page: Open, width: int) -> None:
     tab = open_page(viewport={"width": width, "height": 800})
@@ -703,6 +726,14 @@ def test_the_widgets_module_shows_what_python_answers_and_follows_a_plan_set_the
     tab.evaluate(f"fromPython({{ closed: {shipped().number(CHAPTER_4)} }})")
     assert plan_of(tab) == CHAPTER_4
     assert "Set elsewhere" in tab.get_by_role("status").inner_text()
+
+
+def test_where_the_focused_answer_no_longer_differs_the_focus_moves_to_the_picture(notebook: Any) -> None:
+    close(notebook, CHAPTER_4)
+    notebook.locator(".gb-changed button").last.focus()
+    notebook.evaluate("fromPython({ closed: 0 })")
+    notebook.get_by_text("0 of 200 answers differ").wait_for(timeout=5000)
+    assert notebook.evaluate("document.activeElement.className") == "gb-caption"
 
 
 def test_a_board_shown_twice_is_the_same_board(notebook: Any) -> None:

@@ -233,6 +233,7 @@ function build(root, facts, eyes, { start = 0, picture: first = 0, moved = () =>
   const className = (c) => facts.classes[c] ?? `class ${c}`;
   let closed = start;
   let picture = first;
+  let chosen = false; // the picture, since the gates were last changed: its sentence is then read out
   const past = [];
   root.replaceChildren();
   root.classList.add("gate-board");
@@ -289,7 +290,7 @@ function build(root, facts, eyes, { start = 0, picture: first = 0, moved = () =>
 
   // The picture.
   const canvas = make("canvas", { width: 28, height: 28, class: "gb-image", role: "img" });
-  const caption = make("p", { class: "gb-caption" });
+  const caption = make("p", { class: "gb-caption", tabindex: "-1" });
   const step = (by) => () => choosePicture((picture + by + eyes.n) % eyes.n);
   const pager = make("div", { class: "gb-buttons" }, button("Previous picture", step(-1)), button("Next picture", step(1)));
   const changedNote = make("p", { class: "gb-small" });
@@ -313,6 +314,7 @@ function build(root, facts, eyes, { start = 0, picture: first = 0, moved = () =>
     if (next === undefined || next === null) return;
     if (remember && next !== closed) past.push(closed);
     closed = next;
+    chosen = false;
     showNumbers();
     const result = `${percent(facts.accuracy(closed))} right, loss ${facts.loss(closed).toFixed(3)}`;
     const empty = facts.emptied(closed) ? " A layer is empty: no picture passes, and all get the same answer." : "";
@@ -331,6 +333,7 @@ function build(root, facts, eyes, { start = 0, picture: first = 0, moved = () =>
 
   function choosePicture(next) {
     picture = next;
+    chosen = true;
     eyes.look(closed, picture, showPicture);
   }
 
@@ -380,14 +383,18 @@ function build(root, facts, eyes, { start = 0, picture: first = 0, moved = () =>
     canvas.setAttribute("aria-label", `picture ${picture + 1}: ${className(view.label)}`);
     const right = view.answer === view.label ? "right" : "wrong";
     const before = view.answer === view.before ? "" : `, with all gates open ${className(view.before)}`;
+    const which = `Picture ${picture + 1} of ${eyes.n}: ${className(view.label)}`;
+    const says = `The network says ${className(view.answer)}, ${right}${before}.`;
     caption.replaceChildren(
-      make("span", { class: "gb-caption-label" }, `Picture ${picture + 1} of ${eyes.n}: ${className(view.label)}`),
-      make("span", { class: `gb-answer gb-${right}` }, `The network says ${className(view.answer)}, ${right}${before}.`)
+      make("span", { class: "gb-caption-label" }, which),
+      make("span", { class: `gb-answer gb-${right}` }, says)
     );
+    if (chosen) status.textContent = `${which}. ${says}`;
     view.maps.forEach((map, i) => draw(switches[i].canvas, map));
     const { n, shown } = view.changed;
     changedNote.textContent =
       `${n} of ${eyes.n} answers differ from those of the whole network` + (n > shown.length ? `; the first ${shown.length}:` : n ? ":" : ".");
+    const focused = [...changedList.querySelectorAll("button")].indexOf(document.activeElement);
     changedList.replaceChildren(
       ...shown.map((item) => {
         const small = make("canvas", { "aria-hidden": "true" });
@@ -397,6 +404,8 @@ function build(root, facts, eyes, { start = 0, picture: first = 0, moved = () =>
         return make("li", {}, make("button", { type: "button", class: kind, onclick: () => choosePicture(item.picture) }, small, text));
       })
     );
+    // who uses a keyboard goes on from where they were
+    if (focused >= 0) (changedList.querySelectorAll("button")[focused] ?? caption).focus();
   }
 
   const key = make("p", { class: "gb-small gb-key" });
