@@ -12,7 +12,6 @@ import argparse
 import sys
 import time
 from collections.abc import Iterable
-from importlib.util import find_spec
 from pathlib import Path
 
 import nbformat
@@ -51,8 +50,6 @@ def main(into: Path) -> int:
     shared = [*ROOT.glob("cnnprune_utils/**/*.py"), *stored, ROOT / "site/execute.py"]
     chapters, failed = {}, {}
     for name, source in chapters_of(NOTEBOOKS).items():
-        if name.startswith("appendix") and find_spec("mlflow") is None:
-            continue
         print(f"  {name:<22}", end="", flush=True)
         chapters[name] = EXECUTED / source.name
         try:

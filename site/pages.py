@@ -35,7 +35,9 @@ FAILED = """# {title}
 
 This chapter did not run to its end:
 
-> {error}
+{fence}text
+{error}
+{fence}
 
 Mend it, and build the book again.
 """
@@ -91,7 +93,9 @@ def gather(chapters: Mapping[str, Path], source: Path, failed: Mapping[str, str]
         entries.append(entry(notebook).replace(".ipynb", ".md" if name in failed else ".ipynb"))
         if name in failed:
             title, _ = opening(nbformat.read(notebook, as_version=4))
-            write(source / f"{name}.md", FAILED.format(title=title, error=failed[name]))
+            # an error may hold any sign of Markdown, a fence too
+            fence = "`" * (2 + max(map(len, re.findall("`+", failed[name])), default=1))
+            write(source / f"{name}.md", FAILED.format(title=title, error=failed[name], fence=fence))
         else:
             copy_notebook(notebook, source / f"{name}.ipynb")
     write(source / "_chapters.md", "\n".join(entries))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import importlib
 import json
 import os
@@ -78,7 +79,8 @@ def test_a_chapter_that_fails_is_named_with_its_cell_and_the_others_are_built(ch
     chapters, book = checkout / "notebooks", checkout / "build" / "book"
     show = f"import base64\nfrom IPython.display import Image\nImage(base64.b64decode('{POINT}'))"
     write(chapters / "01_one.ipynb", show)
-    write(chapters / "02_two.ipynb", "1", "raise ValueError('no such filter')", opening="# Two")
+    error = "no such filter\n# <b>5</b>\n```\n[6](7.md)"  # what Markdown would read otherwise
+    write(chapters / "02_two.ipynb", "1", f"raise ValueError({error!r})", opening="# Two")
     write(chapters / "03_three.ipynb", "import os\nos._exit(1)", opening="# Three")
 
     first = run(checkout, "build")
@@ -90,7 +92,7 @@ def test_a_chapter_that_fails_is_named_with_its_cell_and_the_others_are_built(ch
     page, failed = (book / "01_one.html").read_text(), (book / "02_two.html").read_text()
     assert 'alt="one grey point"' in page
     assert "This chapter did not run" in failed
-    assert "no such filter" in failed
+    assert html.escape(error) in failed
 
     # mended: what ran is not run again
     write(chapters / "02_two.ipynb", "print(21 * 2)", opening="# Two")
@@ -110,6 +112,15 @@ def test_a_chapter_that_fails_is_named_with_its_cell_and_the_others_are_built(ch
     assert (book / "solutions" / "01_one.html").exists()
     assert not (book / "03_three.html").exists()
     assert nbformat.read(chapters / "02_two.ipynb", as_version=4).cells[1].outputs == []  # a run stores nothing in it
+
+
+def test_without_mlflow_the_appendix_is_named_and_the_others_are_built(checkout: Path, tmp_path: Path) -> None:
+    write(checkout / "notebooks" / "01_one.ipynb", "1", opening="# One\n\nGo to [the appendix](appendix_mlflow.ipynb).")
+    write(checkout / "notebooks" / "appendix_mlflow.ipynb", "import mlflow", opening="# Runs")
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['mlflow'] = None\n")
+    result = run(checkout, "build", PYTHONPATH=os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    assert "appendix_mlflow       FAILED at cell [1]: ModuleNotFoundError" in result.stdout
+    assert "This chapter did not run" in (checkout / "build" / "book" / "appendix_mlflow.html").read_text()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "a polite kill"])
