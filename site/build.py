@@ -1,6 +1,6 @@
 """Execute the chapters, and build the book's web pages from what the runs gave.
 
-    python site/build.py [FOLDER]     build/book by default
+    python site/build.py     into build/book
 
 A chapter is executed again only when it, the package or a file that it reads is newer than its last run, which is
 kept in build/executed. One that fails is named with its cell; the others are still built, and the exit code is 1.
@@ -8,10 +8,10 @@ kept in build/executed. One that fails is named with its cell; the others are st
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 from collections.abc import Iterable
-from importlib.util import find_spec
 from pathlib import Path
 
 import nbformat
@@ -50,8 +50,6 @@ def main(into: Path) -> int:
     shared = [*ROOT.glob("cnnprune_utils/**/*.py"), *stored, ROOT / "site/execute.py"]
     chapters, failed = {}, {}
     for name, source in chapters_of(NOTEBOOKS).items():
-        if name.startswith("appendix") and find_spec("mlflow") is None:
-            continue
         print(f"  {name:<22}", end="", flush=True)
         chapters[name] = EXECUTED / source.name
         try:
@@ -74,9 +72,10 @@ def main(into: Path) -> int:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(usage="python site/build.py").parse_args()
     listen()
     try:
-        sys.exit(main(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "build" / "book"))
+        sys.exit(main(ROOT / "build" / "book"))
     except KeyboardInterrupt:
         print("\nInterrupted. The chapters that ran are kept: the same command goes on from here.", file=sys.stderr)
         sys.exit(INTERRUPTED)

@@ -26,6 +26,7 @@ language = "en"
 extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
+    "sphinx.ext.githubpages",  # from a branch, GitHub would leave out _static
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
     "accessible",

@@ -55,11 +55,15 @@ free=$(df -Pk "$folder" | awk 'NR == 2 { print int($4 / 1048576) }')
 [ "$free" -ge "$gigabytes" ] ||
     fail "$venv needs about $gigabytes GB and its disk has $free GB free: make room, choose another disk with VENV=, or install PyTorch without CUDA with PIP_FLAGS= (see README.md)."
 
-if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
+if [ ! -x "$venv/bin/python" ]; then
     "$python" -c 'import venv, ensurepip' 2>/dev/null ||
         fail "$python cannot create environments: install its venv module (Debian, Ubuntu: apt-get install python3-venv)."
     echo "Environment: creating $venv ..."
     "$python" -m venv "$venv"
+elif ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
+    # uv and others make environments without pip; they may be of another Python than $python
+    "$venv/bin/python" -m ensurepip --upgrade >/dev/null 2>&1 ||
+        fail "$venv has no pip, and its Python cannot install it: remove that folder, or choose another with VENV=."
 fi
 echo "Environment: installing into $venv; PyTorch is large, this can take minutes ..."
 # shellcheck disable=SC2086 # the flags are words

@@ -1,6 +1,6 @@
 """Build the book's web pages from notebooks and the outputs that they hold.
 
-    python site/pages.py [FOLDER]     build/html by default; nothing is executed
+    python site/pages.py     into build/html; nothing is executed
 
 Every warning is an error: the pages that were there stay, and the exit code is 1. When nothing has changed since the
 last time, nothing is done.
@@ -8,6 +8,7 @@ last time, nothing is done.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import os
 import re
@@ -19,7 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import nbformat
-from execute import INTERRUPTED, NOTEBOOKS, ROOT, listen, write
+from execute import INTERRUPTED, NOTEBOOKS, ROOT, WIDGET, listen, without_widgets, write
 from nbformat import NotebookNode
 
 SITE = ROOT / "site"
@@ -34,7 +35,9 @@ FAILED = """# {title}
 
 This chapter did not run to its end:
 
-> {error}
+{fence}text
+{error}
+{fence}
 
 Mend it, and build the book again.
 """
@@ -65,6 +68,16 @@ def modules() -> list[str]:
     return sorted({*files, *folders} - {"command"})
 
 
+def copy_notebook(notebook: Path, to: Path) -> None:
+    """Copy a notebook, and of a widget that JupyterLab stored only its text. Without one no byte changes."""
+    content = notebook.read_bytes()
+    if WIDGET.encode() in content:
+        without = nbformat.reads(content.decode(), as_version=4)
+        without_widgets(without)
+        content = f"{nbformat.writes(without)}\n".encode()
+    write(to, content)
+
+
 def gather(chapters: Mapping[str, Path], source: Path, failed: Mapping[str, str]) -> None:
     """Lay out what Sphinx reads: the pages of site/, the chapters, their solutions, a page for each module.
 
@@ -80,12 +93,14 @@ def gather(chapters: Mapping[str, Path], source: Path, failed: Mapping[str, str]
         entries.append(entry(notebook).replace(".ipynb", ".md" if name in failed else ".ipynb"))
         if name in failed:
             title, _ = opening(nbformat.read(notebook, as_version=4))
-            write(source / f"{name}.md", FAILED.format(title=title, error=failed[name]))
+            # an error may hold any sign of Markdown, a fence too
+            fence = "`" * (2 + max(map(len, re.findall("`+", failed[name])), default=1))
+            write(source / f"{name}.md", FAILED.format(title=title, error=failed[name], fence=fence))
         else:
-            shutil.copy(notebook, source / f"{name}.ipynb")
+            copy_notebook(notebook, source / f"{name}.ipynb")
     write(source / "_chapters.md", "\n".join(entries))
     for notebook in NOTEBOOKS.glob("solutions/*.ipynb"):
-        shutil.copy(notebook, source / "solutions" / notebook.name)
+        copy_notebook(notebook, source / "solutions" / notebook.name)
     for module in modules():
         write(source / "api" / f"{module}.rst", MODULE.format(module=module, line="=" * len(module)))
     for picture in ROOT.glob("data/*.png"):
@@ -123,8 +138,10 @@ def build(chapters: Mapping[str, Path], into: Path, failed: Mapping[str, str]) -
     """Build the site into a folder, which holds all of it or stays as it was. Returns False if it was up to date.
 
     Raises:
-        PagesFailed: Sphinx reported something.
+        PagesFailed: Sphinx reported something, or the folder is a link: what it leads to may be anybody's.
     """
+    if into.is_symlink():
+        raise PagesFailed(f"{into} is a link, and pages replace folders only: remove it.")
     work = ROOT / "build" / "pages" / into.name
     gather(chapters, work / "source", failed)
     made_from, now = work / "made_from", fingerprint(work / "source")
@@ -135,7 +152,8 @@ def build(chapters: Mapping[str, Path], into: Path, failed: Mapping[str, str]) -
     made_from.unlink(missing_ok=True)
     run_sphinx(work / "source", work / "html", work / "doctrees", strict=not failed)
     into.parent.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(into, ignore_errors=True)
+    if into.exists():
+        shutil.rmtree(into)
     shutil.move(work / "html", into)
     write(made_from, now)
     return True
@@ -158,9 +176,10 @@ def main(into: Path) -> int:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(usage="python site/pages.py").parse_args()
     listen()
     try:
-        sys.exit(main(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "build" / "html"))
+        sys.exit(main(ROOT / "build" / "html"))
     except KeyboardInterrupt:
         print("\nInterrupted. The pages that were there are as they were.", file=sys.stderr)
         sys.exit(INTERRUPTED)

@@ -12,6 +12,7 @@ import sys
 import time
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,13 @@ def test_facts_travel_as_json_and_the_loss_loses_less_than_its_fourth_digit() ->
     newer = json.dumps(json.loads(facts.to_json()) | {"format": 99})
     with pytest.raises(ValueError, match="99"):
         Facts.from_json(newer)
+
+
+@pytest.mark.parametrize("rest", [0.0, 2.5])
+def test_a_loss_of_zero_travels_too(rest: float) -> None:
+    facts = measure(*small())
+    facts = replace(facts, loss=np.where(np.arange(2**7) < 5, 0.0, rest))
+    assert np.allclose(Facts.from_json(facts.to_json()).loss, facts.loss, rtol=1e-3, atol=1e-11)
 
 
 def test_a_plan_of_another_network_is_refused_with_the_layers_there_are() -> None:
@@ -567,6 +575,29 @@ def test_everything_works_with_the_keyboard_and_the_focus_is_seen(open_page: Ope
     assert tab.get_by_role("status").get_attribute("role") == "status"
 
 
+def test_a_picture_that_is_chosen_is_read_out_and_the_focus_stays_on_its_button(open_page: Open) -> None:
+    tab = open_page()
+    close(tab, CHAPTER_4)
+    button = tab.locator(".gb-changed button").nth(1)
+    button.focus()
+    tab.keyboard.press("Enter")
+    assert tab.evaluate("document.activeElement.textContent") == button.inner_text()
+    status = tab.get_by_role("status")
+    assert re.fullmatch(r"Picture \d+ of 20: .+\. The network says .+\.", status.inner_text())
+    close(tab, Plan({"network.0": (1,)}))
+    assert "9 of 14 gates closed" in status.inner_text()
+
+
+def test_the_switches_have_knobs_in_the_systems_own_colours(open_page: Open) -> None:
+    tab = open_page(forced_colors="active")
+    close(tab, Plan({"network.0": (0,)}))
+    colours = tab.evaluate(
+        """() => [...document.querySelectorAll('[role=switch]')].map((input) =>
+            [null, '::before'].map((part) => getComputedStyle(input, part).backgroundColor))"""
+    )
+    assert [ground for ground, knob in colours if knob == ground] == []
+
+
 @pytest.mark.parametrize("width", [390, 320])
 def test_a_phones_width_holds_the_board(open_page: Open, width: int) -> None:
     tab = open_page(viewport={"width": width, "height": 800})
@@ -599,6 +630,17 @@ def test_light_and_dark_follow_the_theme_then_the_system_and_axe_finds_nothing_s
     assert [(v["id"], v["nodes"][0]["html"]) for v in found if v["impact"] in ("serious", "critical")] == []
 
 
+def test_two_boards_share_no_id_though_each_loads_the_script_anew(open_page: Open) -> None:
+    tab = open_page()
+    tab.evaluate("document.querySelector('[data-ready]').removeAttribute('data-gate-board')")
+    tab.evaluate("document.querySelector('main').append(document.createElement('p'))")
+    tab.evaluate("document.querySelector('main > p').dataset.gateBoard = ''")
+    tab.add_script_tag(content=page.script())
+    tab.wait_for_selector("p[data-ready]")
+    ids = tab.evaluate("[...document.querySelectorAll('.gate-board [id]')].map((element) => element.id)")
+    assert len(ids) == len(set(ids)) == 2 * 2 * 14
+
+
 # A stand-in for the model that JupyterLab gives a widget: it asks Python, as over a kernel's connection.
 MODEL = """async (state) => {
     const bytes = (record) => Object.assign(record, { bytes: new DataView(new Uint8Array(record.bytes).buffer) });
@@ -613,21 +655,31 @@ MODEL = """async (state) => {
     await answer();
     const model = {
         get: (name) => state[name],
-        set: (values) => Object.assign(state, values),
+        set: (values) => {
+            const changed = Object.keys(values).filter((name) => state[name] !== values[name]);
+            Object.assign(state, values);
+            changed.forEach((name) => tell(`change:${name}`));
+        },
         save_changes: () => answer().then(() => tell("change:view")),
         on: (name, listener) => (listeners[name] ??= []).push(listener),
         off: (name, listener) => (listeners[name] = listeners[name].filter((other) => other !== listener)),
     };
-    window.fromPython = (closed) => { state.closed = closed; tell("change:closed"); };
+    window.fromPython = model.set;
+    window.held = () => [state.closed, state.picture];
     window.listening = () => Object.values(listeners).flat().length;
     const { default: widget } = await import("/board.js");
-    window.leave = await widget.render({ model, el: document.querySelector("main") });
+    const el = () => document.querySelector("main").appendChild(document.createElement("div"));
+    const leave = [];
+    window.show = async () => leave.push(await widget.render({ model, el: el() }));
+    window.leave = () => leave.forEach((left) => left());
+    await show();
 }"""
 
 
-def test_the_widgets_module_shows_what_python_answers_and_follows_a_plan_set_there(
-    browser: Any, open_widget: Any, baseline: nn.Module, splits: Splits
-) -> None:
+@pytest.fixture
+def notebook(browser: Any, open_widget: Any) -> Iterator[Any]:
+    """A page that shows the widget, as JupyterLab does; afterwards nobody listens, and no error was raised."""
+
     def look(closed: int, picture: int) -> Any:
         open_widget.closed, open_widget.picture = closed, picture
         return json.loads(json.dumps(open_widget.view, default=list))  # bytes as lists of numbers
@@ -648,6 +700,17 @@ def test_the_widgets_module_shows_what_python_answers_and_follows_a_plan_set_the
     tab.route("**", serve)  # nothing goes over a network
     tab.goto("http://board.test/")
     tab.evaluate(MODEL, {"facts": open_widget.facts, "n_pictures": open_widget.n_pictures, "closed": 0, "picture": 0})
+    yield tab
+    tab.evaluate("leave()")
+    assert tab.evaluate("listening()") == 0
+    tab.close()
+    assert problems == []
+
+
+def test_the_widgets_module_shows_what_python_answers_and_follows_a_plan_set_there(
+    notebook: Any, open_widget: Any, baseline: nn.Module, splits: Splits
+) -> None:
+    tab = notebook
     assert numbers(tab)["Accuracy"] == "89.60 %"
     close(tab, Plan({"network.4": (0, 7)}))
     tab.get_by_role("button", name="Next picture").click()
@@ -660,13 +723,40 @@ def test_the_widgets_module_shows_what_python_answers_and_follows_a_plan_set_the
     drawn = tab.evaluate("[...document.querySelector('.gb-image').getContext('2d').getImageData(0, 0, 28, 28).data]")
     assert drawn[::4] == list(open_widget.view["image"]["bytes"])
 
-    tab.evaluate(f"fromPython({shipped().number(CHAPTER_4)})")
+    tab.evaluate(f"fromPython({{ closed: {shipped().number(CHAPTER_4)} }})")
     assert plan_of(tab) == CHAPTER_4
-    assert "Set from Python" in tab.get_by_role("status").inner_text()
-    tab.evaluate("leave()")
-    assert tab.evaluate("listening()") == 0
-    tab.close()
-    assert problems == []
+    assert "Set elsewhere" in tab.get_by_role("status").inner_text()
+
+
+def test_where_the_focused_answer_no_longer_differs_the_focus_moves_to_the_picture(notebook: Any) -> None:
+    close(notebook, CHAPTER_4)
+    notebook.locator(".gb-changed button").last.focus()
+    notebook.evaluate("fromPython({ closed: 0 })")
+    notebook.get_by_text("0 of 200 answers differ").wait_for(timeout=5000)
+    assert notebook.evaluate("document.activeElement.className") == "gb-caption"
+
+
+def test_a_board_shown_twice_is_the_same_board(notebook: Any) -> None:
+    notebook.evaluate("show()")
+    views = first, second = [notebook.locator(".gate-board").nth(i) for i in range(2)]
+
+    def both_show(picture: int) -> None:
+        for view in views:
+            view.locator(".gb-caption", has_text=f"Picture {picture} of 200").wait_for(timeout=5000)
+
+    first.get_by_role("button", name="Next picture").click()
+    both_show(2)
+    second.get_by_role("button", name="Next picture").click()
+    both_show(3)
+    close(first, CHAPTER_4)
+    assert plan_of(second) == CHAPTER_4
+    assert "Set elsewhere." in second.get_by_role("status").inner_text()
+    for view in views:
+        view.get_by_text(re.compile(r"^[1-9]\d* of 200 answers differ")).wait_for(timeout=5000)
+    notebook.evaluate("fromPython({ closed: 3, picture: 6 })")
+    both_show(7)
+    assert notebook.evaluate("held()") == [3, 6]
+    assert shipped().number(plan_of(first)) == shipped().number(plan_of(second)) == 3
 
 
 def test_the_page_says_what_is_measured_and_on_what(open_page: Open) -> None:

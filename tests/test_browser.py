@@ -308,6 +308,10 @@ def test_the_reference_says_what_is_returned_in_whole_sentences(site: Path) -> N
         assert "Alias for field number" not in text, page.name
 
 
+def test_github_serves_the_folders_that_begin_with_an_underscore(site: Path) -> None:
+    assert (site / ".nojekyll").exists()
+
+
 @pytest.fixture
 def page(browser: Any, address: str) -> Iterator[Any]:
     """An empty page of its own for one test; an error in its console fails the test."""
@@ -374,6 +378,16 @@ def test_an_answer_is_folded_until_it_is_opened(page: Any, address: str) -> None
     assert not inside.is_visible()
     answers.first.locator("summary").click()
     assert inside.is_visible()
+
+
+def test_on_paper_every_answer_is_open(page: Any, address: str) -> None:
+    page.goto(f"{address}/solutions/04_prune.html")
+    seen = "bodies => bodies.map(body => body.checkVisibility())"
+    for media in ("screen", "print"):
+        page.emulate_media(media=media)
+        shown = page.eval_on_selector_all("details.answer > .answer-body > *", seen)
+        assert shown
+        assert set(shown) == {media == "print"}
 
 
 def test_the_pages_work_from_the_disk(browser: Any, site: Path) -> None:

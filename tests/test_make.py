@@ -160,6 +160,31 @@ esac
     assert calls.read_text().splitlines() == [install] * 2
 
 
+@pytest.mark.parametrize("has_ensurepip", [True, False])
+def test_an_environment_without_pip_gets_one_and_is_not_made_anew(machine: Path, has_ensurepip: bool) -> None:
+    calls, python = machine.parent / "calls", machine.parent / "venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    command(
+        python,
+        f"""#!/bin/sh
+case "$*" in
+    "-m pip --version") exit 1 ;;
+    *ensurepip*) {"" if has_ensurepip else "exit 1;"} echo ensurepip >> {calls} ;;
+    *"pip install"*) echo install >> {calls} ;;
+    *missing.py*) [ -e {calls} ] || echo torch ;;
+esac
+""",
+    )
+    command(machine / "python3", f"#!/bin/sh\necho another Python: $* >> {calls}\n")
+    result = run(machine)
+    if has_ensurepip:
+        assert (result.returncode, result.stderr) == (0, "")
+        assert calls.read_text().split() == ["ensurepip", "install"]
+    else:
+        assert "has no pip" in the_error(result)
+        assert not calls.exists()
+
+
 @pytest.mark.parametrize("target", ["book", "html", "outputs"])
 def test_a_target_that_is_stopped_leaves_nothing_running(machine: Path, tmp_path: Path, target: str) -> None:
     """With a Python that writes down who it is, and then takes its time."""

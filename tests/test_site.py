@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import importlib
 import json
 import os
@@ -78,7 +79,8 @@ def test_a_chapter_that_fails_is_named_with_its_cell_and_the_others_are_built(ch
     chapters, book = checkout / "notebooks", checkout / "build" / "book"
     show = f"import base64\nfrom IPython.display import Image\nImage(base64.b64decode('{POINT}'))"
     write(chapters / "01_one.ipynb", show)
-    write(chapters / "02_two.ipynb", "1", "raise ValueError('no such filter')", opening="# Two")
+    error = "no such filter\n# <b>5</b>\n```\n[6](7.md)"  # what Markdown would read otherwise
+    write(chapters / "02_two.ipynb", "1", f"raise ValueError({error!r})", opening="# Two")
     write(chapters / "03_three.ipynb", "import os\nos._exit(1)", opening="# Three")
 
     first = run(checkout, "build")
@@ -90,7 +92,7 @@ def test_a_chapter_that_fails_is_named_with_its_cell_and_the_others_are_built(ch
     page, failed = (book / "01_one.html").read_text(), (book / "02_two.html").read_text()
     assert 'alt="one grey point"' in page
     assert "This chapter did not run" in failed
-    assert "no such filter" in failed
+    assert html.escape(error) in failed
 
     # mended: what ran is not run again
     write(chapters / "02_two.ipynb", "print(21 * 2)", opening="# Two")
@@ -110,6 +112,15 @@ def test_a_chapter_that_fails_is_named_with_its_cell_and_the_others_are_built(ch
     assert (book / "solutions" / "01_one.html").exists()
     assert not (book / "03_three.html").exists()
     assert nbformat.read(chapters / "02_two.ipynb", as_version=4).cells[1].outputs == []  # a run stores nothing in it
+
+
+def test_without_mlflow_the_appendix_is_named_and_the_others_are_built(checkout: Path, tmp_path: Path) -> None:
+    write(checkout / "notebooks" / "01_one.ipynb", "1", opening="# One\n\nGo to [the appendix](appendix_mlflow.ipynb).")
+    write(checkout / "notebooks" / "appendix_mlflow.ipynb", "import mlflow", opening="# Runs")
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['mlflow'] = None\n")
+    result = run(checkout, "build", PYTHONPATH=os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    assert "appendix_mlflow       FAILED at cell [1]: ModuleNotFoundError" in result.stdout
+    assert "This chapter did not run" in (checkout / "build" / "book" / "appendix_mlflow.html").read_text()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "a polite kill"])
@@ -160,6 +171,23 @@ def test_a_warning_stops_the_pages_and_leaves_those_that_were_there(checkout: Pa
     assert (pages / "01_one.html").read_bytes() == before
 
 
+@pytest.mark.parametrize("script", ["pages", "build"])
+def test_pages_go_to_one_folder_and_through_no_link(checkout: Path, tmp_path: Path, script: str) -> None:
+    """Nothing but build/html and build/book is ever replaced."""
+    write(checkout / "notebooks" / "01_one.ipynb", "1", opening="# One\n\n*A promise.*")
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "letter").write_text("of mine")
+    assert "unrecognized arguments" in run(checkout, script, str(mine)).stderr
+    into = checkout / "build" / {"pages": "html", "build": "book"}[script]
+    into.parent.mkdir()
+    into.symlink_to(mine)
+    refused = run(checkout, script)
+    assert refused.returncode == 1
+    assert f"{into} is a link" in refused.stderr
+    assert [path.name for path in mine.iterdir()] == ["letter"]
+
+
 def test_binder_is_one_setting_and_without_it_there_is_no_button(checkout: Path) -> None:
     write(checkout / "notebooks" / "01_one.ipynb", "1", opening="# One\n\n*A promise.*")
     page = checkout / "build" / "html" / "01_one.html"
@@ -197,6 +225,26 @@ def test_a_widget_is_stored_as_its_text(monkeypatch: pytest.MonkeyPatch) -> None
     execute.without_widgets(notebook)
     assert notebook.cells[0].outputs[0].data == {"text/plain": "Board(14 gates)"}
     assert "widgets" not in notebook.metadata
+
+
+def test_the_pages_show_the_text_of_a_widget_that_jupyterlab_stored(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "site")
+    pages = importlib.import_module("pages")
+    monkeypatch.setattr(pages, "NOTEBOOKS", tmp_path)
+    (tmp_path / "solutions").mkdir()
+    view = {"text/plain": "Board(14 gates)", "application/vnd.jupyter.widget-view+json": {"model_id": "of this kernel"}}
+    cell = v4.new_code_cell(outputs=[v4.new_output("display_data", data=view)])
+    for name in ("01_one.ipynb", "solutions/01_one.ipynb"):
+        nbformat.write(v4.new_notebook(cells=[v4.new_markdown_cell("# One"), cell]), tmp_path / name)
+    write(tmp_path / "02_two.ipynb", "1")
+    pages.gather(pages.chapters_of(tmp_path), tmp_path / "gathered", {})
+    for name in ("01_one.ipynb", "solutions/01_one.ipynb"):
+        stored = nbformat.read(tmp_path / "gathered" / name, as_version=4)
+        assert stored.cells[1].outputs[0].data == {"text/plain": "Board(14 gates)"}
+    # nothing is built again for a notebook that is the same
+    assert (tmp_path / "gathered" / "02_two.ipynb").read_bytes() == (tmp_path / "02_two.ipynb").read_bytes()
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks" / "solutions").glob("*.ipynb")), ids=lambda path: path.stem)

@@ -233,6 +233,7 @@ function build(root, facts, eyes, { start = 0, picture: first = 0, moved = () =>
   const className = (c) => facts.classes[c] ?? `class ${c}`;
   let closed = start;
   let picture = first;
+  let chosen = false; // the picture, since the gates were last changed: its sentence is then read out
   const past = [];
   root.replaceChildren();
   root.classList.add("gate-board");
@@ -278,7 +279,7 @@ function build(root, facts, eyes, { start = 0, picture: first = 0, moved = () =>
 
   // The buttons.
   const button = (name, act) => make("button", { type: "button", onclick: act }, name);
-  const advice = advisers(facts).map((adviser) => button(adviser.name, () => follow(adviser)));
+  const advice = advisers(facts).map((adviser) => button(adviser.name, () => take(adviser)));
   const undo = button("Undo", () => go(past.pop(), "Undone.", false));
   const showBest = button("Best of this size", () => {
     const best = facts.bestOfSize(closed);
@@ -289,7 +290,7 @@ function build(root, facts, eyes, { start = 0, picture: first = 0, moved = () =>
 
   // The picture.
   const canvas = make("canvas", { width: 28, height: 28, class: "gb-image", role: "img" });
-  const caption = make("p", { class: "gb-caption" });
+  const caption = make("p", { class: "gb-caption", tabindex: "-1" });
   const step = (by) => () => choosePicture((picture + by + eyes.n) % eyes.n);
   const pager = make("div", { class: "gb-buttons" }, button("Previous picture", step(-1)), button("Next picture", step(1)));
   const changedNote = make("p", { class: "gb-small" });
@@ -300,7 +301,7 @@ function build(root, facts, eyes, { start = 0, picture: first = 0, moved = () =>
     go(closed ^ filter.bit, `${closes ? "Closed" : "Opened"}: ${say(filter)}.`);
   }
 
-  function follow(adviser) {
+  function take(adviser) {
     if (!facts.canLeave(closed).length) {
       status.textContent = "No filter can leave: each layer has one left.";
       return;
@@ -313,6 +314,7 @@ function build(root, facts, eyes, { start = 0, picture: first = 0, moved = () =>
     if (next === undefined || next === null) return;
     if (remember && next !== closed) past.push(closed);
     closed = next;
+    chosen = false;
     showNumbers();
     const result = `${percent(facts.accuracy(closed))} right, loss ${facts.loss(closed).toFixed(3)}`;
     const empty = facts.emptied(closed) ? " A layer is empty: no picture passes, and all get the same answer." : "";
@@ -321,8 +323,17 @@ function build(root, facts, eyes, { start = 0, picture: first = 0, moved = () =>
     eyes.look(closed, picture, showPicture);
   }
 
+  /** What another view of this board or Python set. Both at once, so that neither undoes the other. */
+  function follow(nextClosed, nextPicture) {
+    if (nextClosed === closed && nextPicture === picture) return;
+    picture = nextPicture;
+    if (nextClosed === closed) choosePicture(picture);
+    else go(nextClosed, "Set elsewhere.");
+  }
+
   function choosePicture(next) {
     picture = next;
+    chosen = true;
     eyes.look(closed, picture, showPicture);
   }
 
@@ -372,14 +383,18 @@ function build(root, facts, eyes, { start = 0, picture: first = 0, moved = () =>
     canvas.setAttribute("aria-label", `picture ${picture + 1}: ${className(view.label)}`);
     const right = view.answer === view.label ? "right" : "wrong";
     const before = view.answer === view.before ? "" : `, with all gates open ${className(view.before)}`;
+    const which = `Picture ${picture + 1} of ${eyes.n}: ${className(view.label)}`;
+    const says = `The network says ${className(view.answer)}, ${right}${before}.`;
     caption.replaceChildren(
-      make("span", { class: "gb-caption-label" }, `Picture ${picture + 1} of ${eyes.n}: ${className(view.label)}`),
-      make("span", { class: `gb-answer gb-${right}` }, `The network says ${className(view.answer)}, ${right}${before}.`)
+      make("span", { class: "gb-caption-label" }, which),
+      make("span", { class: `gb-answer gb-${right}` }, says)
     );
+    if (chosen) status.textContent = `${which}. ${says}`;
     view.maps.forEach((map, i) => draw(switches[i].canvas, map));
     const { n, shown } = view.changed;
     changedNote.textContent =
       `${n} of ${eyes.n} answers differ from those of the whole network` + (n > shown.length ? `; the first ${shown.length}:` : n ? ":" : ".");
+    const focused = [...changedList.querySelectorAll("button")].indexOf(document.activeElement);
     changedList.replaceChildren(
       ...shown.map((item) => {
         const small = make("canvas", { "aria-hidden": "true" });
@@ -389,6 +404,8 @@ function build(root, facts, eyes, { start = 0, picture: first = 0, moved = () =>
         return make("li", {}, make("button", { type: "button", class: kind, onclick: () => choosePicture(item.picture) }, small, text));
       })
     );
+    // who uses a keyboard goes on from where they were
+    if (focused >= 0) (changedList.querySelectorAll("button")[focused] ?? caption).focus();
   }
 
   const key = make("p", { class: "gb-small gb-key" });
@@ -418,14 +435,15 @@ function build(root, facts, eyes, { start = 0, picture: first = 0, moved = () =>
   );
   go(closed, "", false);
   status.textContent = "All switches are gates: on is open. Close one, or ask for advice.";
-  return { go, closed: () => closed };
+  return { follow };
 }
 
 const axis = () =>
   make("div", { class: "gb-axis", "aria-hidden": "true" }, ...["0 %", "accuracy", "100 %"].map((t) => make("span", {}, t)));
 
-let boards = 0;
-const readRecord = async (record) => ({ ...(await readFacts(record)), id: `gate-board-${boards++}` });
+// drawn by lot: JupyterLab loads this module anew for each board, so that no count knows of the others
+const newId = () => `gate-board-${Math.random().toString(36).slice(2)}`;
+const readRecord = async (record) => ({ ...(await readFacts(record)), id: newId() });
 
 /** On a web page: every element with data-gate-board becomes a board. page.py calls it. */
 async function start(record) {
@@ -462,12 +480,14 @@ async function render({ model, el }) {
   const root = document.createElement("div");
   el.append(root);
   const board = build(root, facts, eyes, { start: model.get("closed"), picture: model.get("picture") });
-  const follow = () => model.get("closed") !== board.closed() && board.go(model.get("closed"), "Set from Python.");
+  const follow = () => board.follow(model.get("closed"), model.get("picture"));
   model.on("change:closed", follow);
+  model.on("change:picture", follow);
   root.dataset.ready = "true";
   return () => {
     model.off("change:view", answer);
     model.off("change:closed", follow);
+    model.off("change:picture", follow);
   };
 }
 

@@ -33,6 +33,7 @@ from ..surgery import prune
 FORMAT = 1
 _SHIPPED = "baseline.json"
 _STEPS = 2**16 - 1  # of the loss, each the same factor from the next: the lowest and the highest are exact
+_FLOOR = 1e-12  # a loss can be 0, and a logarithm of it cannot
 _AT_MOST = 2**16 - 1  # right answers that 16 bits can count
 
 
@@ -87,8 +88,9 @@ class Facts:
 
     def to_json(self, **more: Any) -> str:
         """A line of JSON that the board in a browser reads, and :meth:`from_json`; with ``more`` entries if need be."""
-        low, high = float(self.loss.min()), float(self.loss.max())
-        steps = np.round(np.log(self.loss / low) / max(np.log(high / low), 1e-12) * _STEPS)
+        loss = np.maximum(self.loss, _FLOOR)
+        low, high = float(loss.min()), float(loss.max())
+        steps = np.round(np.log(loss / low) / max(np.log(high / low), 1e-12) * _STEPS)
         scores = self.scores[["score", "normalized", "rank"]].to_dict("records")
         record = {
             "format": FORMAT,
