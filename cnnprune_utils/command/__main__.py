@@ -42,9 +42,8 @@ def main() -> int:
     except KeyboardInterrupt:
         return 130
     except OSError as error:  # nobody reads what is printed any more, or there is no room for it
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # or Python tries again at its end, and complains
+        # or Python tries again at its end, and complains
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         print(f"error: {error}", file=sys.stderr)
         return 1
     finally:

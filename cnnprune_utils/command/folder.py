@@ -89,8 +89,8 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise RunError(f"{self.path} is a file, and a run is a folder. Take a new one")
         if self.file("settings.yaml").is_file():
+            was = self.settings()
             for name in before if redo else STEPS:
-                was = self.settings()
                 changes = differences(was, settings, READS[name]) if self.begun(name) else {}
                 if changes:
                     said = "; ".join(f"{key} was {old}, is {new}" for key, (old, new) in changes.items())

@@ -35,9 +35,8 @@ def serve(uri: str | None, port: int) -> int:
     prepare_environment()
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # its processes make stopping slow
     print(f"MLflow's pages of {shown(uri)}: http://{HOST}:{port} (Ctrl-C ends)", flush=True)
-    ends = [
-        getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)
-    ]  # a kill, a closed terminal
+    # a polite kill, and a closed terminal where the system tells of it
+    ends = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
     before = {number: signal.signal(number, signal.default_int_handler) for number in ends}
     server = subprocess.Popen(command, start_new_session=True)  # Ctrl-C is for us, who end it without a traceback
     try:
