@@ -7,7 +7,7 @@ the model comes back as it was: parameters, buffers, gradients, train and eval f
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .data import Split
-from .gates import Gate, GatedNetwork, Loss, check_losses, closed, gate_gradients, gated
+from .example import untouched
+from .gates import GatedNetwork, Loss, check_losses, closed, gate_gradients, gated_for
 from .plan import Scores
-from .structure import prunable_layers
+from .structure import Structure, analyse
 
 
 def taylor(model: nn.Module, split: Split, *, loss: Loss = F.cross_entropy, batch_size: int = 256) -> Scores:
@@ -28,7 +29,7 @@ def taylor(model: nn.Module, split: Split, *, loss: Loss = F.cross_entropy, batc
     filter's gate, so the score is the mean over examples of ``|dC/dg| / M``.
 
     Args:
-        model: any network that torch.fx can trace.
+        model: any network, or a gated network of it.
         split: the examples to score on, on the model's device.
         loss: ``loss(outputs, labels, reduction="none")`` -> (n,).
         batch_size: how many examples at once; the scores do not depend on it.
@@ -38,9 +39,9 @@ def taylor(model: nn.Module, split: Split, *, loss: Loss = F.cross_entropy, batc
         :func:`cnnprune_utils.plan.rank` does that.
 
     Raises:
-        ValueError: torch.fx cannot trace the model, no filter can leave, or the loss is not one number per example.
+        ValueError: the network cannot be followed, no filter can be removed, or the loss is not one number per example.
     """
-    network = gated(model)
+    network = gated_for(model, split)
     sums = _sums_over_examples(network, split, loss, batch_size, torch.abs)
     return {name: (s / network.gates[name].positions / len(split)).float() for name, s in sums.items()}
 
@@ -58,7 +59,7 @@ def fisher(model: nn.Module, split: Split, *, loss: Loss = F.cross_entropy, batc
     Raises:
         ValueError: as :func:`taylor`.
     """
-    sums = _sums_over_examples(gated(model), split, loss, batch_size, torch.square)
+    sums = _sums_over_examples(gated_for(model, split), split, loss, batch_size, torch.square)
     return {name: (s / len(split)).float() for name, s in sums.items()}
 
 
@@ -83,7 +84,7 @@ def activation_mean(model: nn.Module, split: Split, *, loss: Loss = F.cross_entr
         Layer name -> float32 tensor (out_channels,) on the CPU, in units of the feature map; negative where the map is.
 
     Raises:
-        ValueError: torch.fx cannot trace the model, or no filter can leave.
+        ValueError: the network cannot be followed, or no filter can be removed.
     """
     return {name: mean.float() for name, (mean, _) in _moments(model, split, batch_size).items()}
 
@@ -115,31 +116,62 @@ def apoz(model: nn.Module, split: Split, *, loss: Loss = F.cross_entropy, batch_
 
 @torch.no_grad()
 def _moments(
-    model: nn.Module, split: Split, batch_size: int, of: Callable[[Tensor], Tensor] = lambda maps: maps
+    model: nn.Module, split: Split, batch_size: int, of: Callable[[Tensor], Tensor] = lambda x: x
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """Layer name -> (mean, variance) of ``of(maps)`` per filter, over all that passes its open gate in one pass.
+    """Layer name -> (mean, variance) of ``of(x)`` per filter, over all numbers x that a layer reads, in one pass.
 
-    Both are float64 tensors (out_channels,). Each map is folded in as it passes, and none is kept.
+    Both are float64 tensors (out_channels,). What passes is folded in, and none of it is kept.
     """
-    network = gated(model)
-    zero = torch.zeros((), dtype=torch.float64)
-    seen: dict[str, tuple[int, Tensor, Tensor]] = {}
+    network = gated_for(model, split)
+    n_filters = network.structure.n_filters
+    seen = _Moments.nothing(n_filters)
 
-    def fold(name: str, gate: Gate, inputs: tuple[Tensor, ...], maps: Tensor) -> None:
-        x = of(maps.reshape(len(maps), len(gate.values), -1)).cpu().double()  # (n, filters, positions)
-        variance, mean = torch.var_mean(x, dim=(0, 2), correction=0)
-        count, mean_before, variance_before = seen.get(name, (0, zero, zero))
-        total = count + len(x) * x.shape[2]
-        new, step = 1 - count / total, mean - mean_before
-        # Two variances merge by the difference of their means (Chan): a sum of squares would cancel under a large mean.
-        variance = (1 - new) * variance_before + new * variance + new * (1 - new) * step**2
-        seen[name] = total, mean_before + new * step, variance
+    def fold(reader: tuple[str, int], x: Tensor, dim: int) -> None:
+        nonlocal seen
+        filters = network.structure.readers[reader]
+        rows = of(x).movedim(dim, 0).flatten(1).cpu().double()[filters >= 0]
+        variance, mean = torch.var_mean(rows, 1, correction=0)
+        channels = _Moments(torch.full_like(mean, rows.shape[1]), mean, variance)
+        seen = seen.merged(channels.summed(filters[filters >= 0], n_filters))
 
-    for name, gate in network.gates.items():
-        gate.register_forward_hook(partial(fold, name))
-    for images, _ in split.batches(batch_size):
-        network(images)
-    return {name: (mean, variance) for name, (_, mean, variance) in seen.items()}
+    before, network.on_read = network.on_read, fold
+    try:
+        with untouched(model), torch.no_grad():
+            for images, _ in split.batches(batch_size):
+                network(images)
+    finally:
+        network.on_read = before
+    means, variances = network.structure.by_layer(seen.mean), network.structure.by_layer(seen.variance)
+    return {name: (mean, variances[name]) for name, mean in means.items()}
+
+
+@dataclass(frozen=True)
+class _Moments:
+    """Counts, means and variances of several sets of numbers, float64 (sets,) each.
+
+    Two variances merge by the difference of their means (Chan): a sum of squares would cancel under a large mean.
+    """
+
+    count: Tensor
+    mean: Tensor
+    variance: Tensor
+
+    @classmethod
+    def nothing(cls, n: int) -> _Moments:
+        return cls(*torch.zeros(3, n, dtype=torch.float64))
+
+    def merged(self, other: _Moments) -> _Moments:
+        total = (self.count + other.count).clamp(min=1)
+        share, step = other.count / total, other.mean - self.mean
+        variance = (1 - share) * self.variance + share * other.variance + share * (1 - share) * step**2
+        return _Moments(self.count + other.count, self.mean + share * step, variance)
+
+    def summed(self, to: Tensor, n: int) -> _Moments:
+        """The sets with the same number in ``to`` become one, of ``n``."""
+        count = torch.zeros(n, dtype=torch.float64).index_add_(0, to, self.count)
+        mean = torch.zeros_like(count).index_add_(0, to, self.count * self.mean) / count.clamp(min=1)
+        spread = self.count * (self.variance + (self.mean - mean[to]) ** 2)
+        return _Moments(count, mean, torch.zeros_like(count).index_add_(0, to, spread) / count.clamp(min=1))
 
 
 def magnitude(
@@ -153,12 +185,16 @@ def magnitude(
     Returns:
         Layer name -> float32 tensor (out_channels,) on the CPU.
     """
-    scores: Scores = {}
-    for layer in prunable_layers(model):
-        names = layer.producers
-        weights = [model.get_parameter(f"{name}.weight").detach().cpu().double().flatten(1) for name in names]
-        scores[layer.name] = torch.cat(weights, 1).pow(2).mean(1).float()
-    return scores
+    network = model.network if isinstance(model, GatedNetwork) else model
+    structure = structure_for(model, split)
+    squares = torch.zeros(structure.n_filters, dtype=torch.float64)
+    count = torch.zeros_like(squares)
+    for weight, dim in structure.outputs.items():
+        if (owners := structure.owners.get((weight, dim))) is not None:
+            rows = network.get_parameter(weight).detach().cpu().double().movedim(dim, 0).flatten(1)[owners >= 0]
+            squares.index_add_(0, owners[owners >= 0], rows.pow(2).sum(1))
+            count.index_add_(0, owners[owners >= 0], torch.full((len(rows),), rows.shape[1], dtype=torch.float64))
+    return structure.by_layer((squares / count).float())
 
 
 def random(
@@ -174,8 +210,8 @@ def random(
     Returns:
         Layer name -> float32 tensor (out_channels,) on the CPU; the same seed gives the same scores.
     """
-    generator = torch.Generator().manual_seed(seed)
-    return {layer.name: torch.rand(layer.out_channels, generator=generator) for layer in prunable_layers(model)}
+    structure, generator = structure_for(model, split), torch.Generator().manual_seed(seed)
+    return {name: torch.rand(layer.out_channels, generator=generator) for name, layer in structure.layers.items()}
 
 
 def oracle(model: nn.Module, split: Split, *, loss: Loss = F.cross_entropy, batch_size: int = 256) -> Scores:
@@ -213,7 +249,7 @@ def loss_changes(model: nn.Module, split: Split, loss: Loss = F.cross_entropy, b
     Returns:
         Layer name -> float64 tensor (out_channels,) on the CPU, in units of the loss.
     """
-    network = gated(model)
+    network = gated_for(model, split)
     unpruned = _mean_loss(network, split, loss, batch_size)
     changes = {name: torch.zeros(len(gate.values), dtype=torch.float64) for name, gate in network.gates.items()}
     filters = [(name, k) for name, change in changes.items() for k in range(len(change))]
@@ -226,11 +262,19 @@ def loss_changes(model: nn.Module, split: Split, loss: Loss = F.cross_entropy, b
 @torch.no_grad()
 def _mean_loss(network: GatedNetwork, split: Split, loss: Loss, batch_size: int) -> float:
     total = 0.0
-    for images, labels in split.batches(batch_size):
-        losses = loss(network(images), labels, reduction="none")
-        check_losses(losses, len(images))
-        total += float(losses.cpu().double().sum())
+    with untouched(network):
+        for images, labels in split.batches(batch_size):
+            losses = loss(network(images), labels, reduction="none")
+            check_losses(losses, len(images))
+            total += float(losses.cpu().double().sum())
     return total / len(split)
+
+
+def structure_for(model: nn.Module, split: Split | None) -> Structure:
+    """The structure of ``model``, a network or a gated one, seen on the first examples where there are any."""
+    if isinstance(model, GatedNetwork):
+        return model.structure
+    return analyse(model, None if split is None else split.images[:2])
 
 
 CRITERIA: dict[str, Callable[..., Scores]] = {

@@ -8,18 +8,22 @@ subsets are sums of the same few terms, and only the subsets of the *other* laye
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import combinations, product
 from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
+from .calls import layer_name
 from .data import Split
-from .gates import gated
+from .example import untouched
+from .gates import GatedNetwork, gated
 from .plan import Plan
-from .structure import Layer, Structure, analyse
+from .structure import Layer
 
 _NOT_LAYERS = ("removed", "loss", "accuracy", "emptied")
 _AT_ONCE = 2**20  # logits that are held at once: 4 MB, so that they stay in the processor's cache
@@ -44,32 +48,32 @@ def all_subnetworks(model: nn.Module, split: Split, *, batch_size: int = 256, at
         then of the layers' columns: row 0 is the whole network.
 
     Raises:
-        ValueError: torch.fx cannot trace the model, no filter can leave, no layer feeds the output as described, or
+        ValueError: the network cannot be followed, no filter can be removed, no layer feeds the output as described, or
             there are more than ``at_most`` sub-networks.
     """
-    network, found = gated(model), analyse(model)
-    last, linear = _end(model, found)
-    layers = {layer.name: layer.out_channels for layer in found.layers.values()}
+    network = gated(model, split.images[:2])
+    last, linear = end_of(network)
+    layers = {layer.name: layer.out_channels for layer in network.structure.layers.values()}
     if 2 ** (n_filters := sum(layers.values())) > at_most:
         raise ValueError(
-            f"{type(model).__name__} has 2**{n_filters} sub-networks, for the {n_filters} filters that can leave, and "
+            f"{type(model).__name__} has 2**{n_filters} sub-networks, for the {n_filters} filters that can be removed, and "
             f"at_most={at_most}. Each filter doubles the time: raise at_most if you have it, else measure the plans "
             "that matter, by gates.mask and training.evaluate."
         )
-    network.network.set_submodule(last.consumers[0].name, nn.Identity())  # so it returns what the linear layer reads
     subsets = {name: _subsets(n) for name, n in layers.items()}
     ends = subsets.pop(last.name)
     kept = torch.tensor([[1.0, *_open(filters, last.out_channels)] for filters in ends]).to(linear.weight)
     rows: list[dict[str, Any]] = []
-    for starts in tqdm(list(product(*subsets.values())), desc="sub-networks", leave=False):
-        closed = dict(zip(subsets, starts, strict=True))
-        for name, filters in closed.items():
-            network.gates[name].values = torch.tensor(_open(filters, layers[name])).to(linear.weight)
-        sums = torch.zeros(2, len(ends), dtype=torch.float64)
-        for images, labels in split.batches(batch_size):
-            sums += _sums(_terms(network(images), linear, last.out_channels), kept, labels)
-        for filters, loss, accuracy in zip(ends, *(sums / len(split)).tolist(), strict=True):
-            rows.append({**closed, last.name: filters, "loss": loss, "accuracy": accuracy})
+    with reading(network, linear) as read, untouched(model):
+        for starts in tqdm(list(product(*subsets.values())), desc="sub-networks", leave=False):
+            closed = dict(zip(subsets, starts, strict=True))
+            for name, filters in closed.items():
+                network.gates[name].values = torch.tensor(_open(filters, layers[name])).to(linear.weight)
+            sums = torch.zeros(2, len(ends), dtype=torch.float64)
+            for images, labels in split.batches(batch_size):
+                sums += _sums(terms(read(images), linear, last.out_channels), kept, labels)
+            for filters, loss, accuracy in zip(ends, *(sums / len(split)).tolist(), strict=True):
+                rows.append({**closed, last.name: filters, "loss": loss, "accuracy": accuracy})
     return _table(rows, layers)
 
 
@@ -123,20 +127,56 @@ def percentile(table: pd.DataFrame, plan: Plan) -> float:
     return 100 * float((rivals["accuracy"] <= row["accuracy"]).mean())
 
 
-def _end(model: nn.Module, found: Structure) -> tuple[Layer, nn.Linear]:
-    """The layer that is read by one linear layer alone, the one that gives the network's output; and that one."""
-    (output,) = (node.args[0] for node in found.graph.graph.nodes if node.op == "output")
-    name = str(output.target) if isinstance(output, fx.Node) and output.op == "call_module" else ""
-    linear = found.graph.get_submodule(name)
-    for layer in found.layers.values():
-        if isinstance(linear, nn.Linear) and [port.name for port in layer.consumers] == [name]:
-            return layer, linear
-    readers = (f"{layer.name} by {' and '.join(p.name for p in layer.consumers)}" for layer in found.layers.values())
+def end_of(network: GatedNetwork) -> tuple[Layer, nn.Linear]:
+    """The layer that is read by one linear layer alone, the one that gives the network's output; and that one.
+
+    Raises:
+        ValueError: there is none.
+    """
+    structure = network.structure
+    name = layer_name(structure.output)
+    linear = network.network.get_submodule(name) if structure.output else None
+    firsts = zip(structure.layers.values(), structure.by_layer(torch.arange(structure.n_filters)).values(), strict=True)
+    read_by = {
+        layer.name: [
+            layer_name(w) for (w, _), read in structure.readers.items() if bool(torch.isin(read, filters).any())
+        ]
+        for layer, filters in firsts
+    }
+    for layer in structure.layers.values():
+        if isinstance(linear, nn.Linear) and read_by[layer.name] == [name]:
+            columns = structure.readers[structure.output, 1]
+            if torch.equal(columns, columns.sort().values):  # else a filter's features lie apart
+                return layer, linear
+    readers = (f"{layer} by {' and '.join(found)}" for layer, found in read_by.items())
     raise ValueError(
-        f"no layer of {type(model).__name__} is read by one nn.Linear alone whose output is the network's. Its layers "
-        f"are read like this: {', '.join(readers)}; its output is that of {name or output}. Measure the plans that "
-        "matter instead, by gates.mask and training.evaluate."
+        f"no layer of {type(network.network).__name__} is read by one nn.Linear alone whose output is the network's. Its "
+        f"layers are read like this: {', '.join(readers)}; its output is that of {name or 'no single layer'}. Measure the "
+        "plans that matter instead, by gates.mask and training.evaluate."
     )
+
+
+@contextmanager
+def reading(network: GatedNetwork, linear: nn.Linear) -> Iterator[Callable[[Tensor], Tensor]]:
+    """Inside, a function that runs the network on images and returns what ``linear`` reads, (n, features).
+
+    The features of one filter lie side by side: :func:`terms` takes them so.
+    """
+    seen: list[Tensor] = []
+
+    def note(reader: tuple[str, int], x: Tensor, dim: int) -> None:
+        if reader == (network.structure.output, 1):
+            seen.append(x)
+
+    def read(images: Tensor) -> Tensor:
+        network(images)
+        return seen.pop()
+
+    before, network.on_read = network.on_read, note
+    try:
+        yield read
+    finally:
+        network.on_read = before
 
 
 def _subsets(n: int) -> list[tuple[int, ...]]:
@@ -147,7 +187,7 @@ def _open(closed: tuple[int, ...], n: int) -> list[float]:
     return [float(k not in closed) for k in range(n)]
 
 
-def _terms(features: Tensor, linear: nn.Linear, n_filters: int) -> Tensor:
+def terms(features: Tensor, linear: nn.Linear, n_filters: int) -> Tensor:
     """What adds up to the logits, (1 + filters, classes, n): the bias, and the contribution of each filter."""
     blocks = [x.reshape(len(x), n_filters, -1) for x in (features, linear.weight)]
     contributions = torch.einsum("nkp,ckp->kcn", *blocks)

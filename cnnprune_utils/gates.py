@@ -1,65 +1,88 @@
-"""A gate on every filter: a number that multiplies its feature map.
+"""A gate on every filter: a number that multiplies its feature map, where a layer reads it.
 
 Open (1), it changes nothing. Closed (0), the filter is gone, for every layer that reads it. The slope of the loss at 1
 says, to first order, what closing the gate would cost: ``C(0) - C(1) ~ -dC/dg``.
+
+The network's own forward runs; a ``TorchFunctionMode`` multiplies the inputs of convolutions and linear layers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
+from .calls import Read, read_of, with_input
+from .cutting import copy_of
 from .data import Split
+from .example import untouched
 from .plan import Plan
-from .structure import Structure, analyse, removals
+from .structure import Structure, analyse
 from .training import fastest_layout, laid_out
 
 Loss = Callable[..., Tensor]
 """Called as ``loss(outputs, labels, reduction="none")``; returns one loss per example, shape (n,)."""
 
 
-class Gate(nn.Module):
-    """One number per filter, multiplied with the filter's feature map.
+class Gate:
+    """One number for each filter of a layer.
 
     Attributes:
         values: shape (out_channels,), or (n, out_channels) for gates of their own for each example. Starts at ones.
-        positions: M, the number of positions of the feature map, known after the first forward pass. A layer that is
-            read at several places counts the largest map.
+        positions: M, how many numbers of one filter a layer reads for one example: the positions of its feature map,
+            behind whatever pooling stands between. Known after the first pass of slopes; where several layers read
+            the filter, the largest counts.
     """
 
-    values: Tensor
-
-    def __init__(self, like: Tensor, out_channels: int) -> None:
-        super().__init__()
-        self.register_buffer("values", like.new_ones(out_channels), persistent=False)
+    def __init__(self, values: Tensor) -> None:
+        self.values = values
         self.positions = 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        maps = x.reshape(len(x), self.values.shape[-1], -1)  # (n, filters, positions), flattened maps too
-        self.positions = max(self.positions, maps.shape[-1])
-        return (maps * self.values.unsqueeze(-1)).reshape(x.shape)
 
 
 class GatedNetwork(nn.Module):
     """A network with a :class:`Gate` on every prunable layer: ``gates[layer].values`` opens and closes them.
 
-    It shares its parameters and buffers with the model that it was made from, and it stays in eval mode: it measures,
-    and never trains.
+    It shares its parameters with the model that it was made from, and it stays in eval mode: it measures, and never
+    trains. With open gates it computes what the model does, bit for bit.
+
+    Attributes:
+        network: a copy of the model, with the same parameters.
+        structure: which filters the gates stand for.
+        on_read: called with each reader (a key of ``structure.readers``), its input before the gates, and the dimension of
+            its channels, in every forward pass; None for nobody.
     """
 
-    def __init__(self, network: nn.Module, gates: dict[str, Gate]) -> None:
+    def __init__(self, model: nn.Module, structure: Structure) -> None:
         super().__init__()
-        self.network = network
-        self.gates = gates
+        if not structure.layers:
+            why = "; ".join(f"{name}: {why}" for name, why in structure.skipped.items()) or "it has no convolution"
+            raise ValueError(f"no filter of {type(model).__name__} can be removed: {why}.")
+        self.network = copy_of(model, shared=True)
+        self.structure = structure
+        self.on_read: Callable[[tuple[str, int], Tensor, int], None] | None = None
+        tensors = dict(self.network.named_parameters(remove_duplicate=False))
+        tensors |= dict(self.network.named_buffers(remove_duplicate=False))
+        like = next(tensors[weight] for weight, _ in structure.readers).detach()
+        self.gates = {name: Gate(like.new_ones(layer.out_channels)) for name, layer in structure.layers.items()}
+        self._readers = {(id(tensors[weight]), dim): (weight, dim) for weight, dim in structure.readers}
+        self._filters = {reader: filters.to(like.device) for reader, filters in structure.readers.items()}
+        self._columns = {reader: self._columns_of(filters) for reader, filters in structure.readers.items()}
         self.eval()
 
-    def forward(self, *inputs: Tensor) -> Tensor:
-        outputs: Tensor = self.network(*inputs)
-        return outputs
+    def _columns_of(self, filters: Tensor) -> dict[str, int]:
+        """Layer -> how many channels of a reader belong to one of its filters, at most."""
+        counts = torch.bincount(filters[filters >= 0], minlength=self.structure.n_filters)
+        split = counts.split([layer.out_channels for layer in self.structure.layers.values()])
+        return {name: int(n.max()) for name, n in zip(self.gates, split, strict=True) if n.numel() and n.max() > 0}
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        with _Gating(self):
+            return self.network(*args, **kwargs)
 
     def train(self, mode: bool = True) -> GatedNetwork:
         if mode:
@@ -68,45 +91,127 @@ class GatedNetwork(nn.Module):
         return self
 
 
-def gated(model: nn.Module) -> GatedNetwork:
-    """A network that computes what ``model`` does in eval mode, with an open gate on every filter that can leave.
+class _Gating(TorchFunctionMode):
+    """Multiplies what the layers of one forward pass read by the gates."""
 
-    Each gate sits where the layer's consumers read: behind the activation, and behind the last node that could turn a
-    zero into something else, on every branch. ``model`` is unchanged, and its parameters are shared, not copied.
+    def __init__(self, gated: GatedNetwork) -> None:
+        super().__init__()
+        self.gated = gated
+        values = [gate.values for gate in gated.gates.values()]
+        rows = max((len(v) for v in values if v.ndim == 2), default=0)
+        if rows:
+            values = [v if v.ndim == 2 else v.expand(rows, -1) for v in values]
+        always = values[0].new_ones(*values[0].shape[:-1], 1)
+        self.values = torch.cat([*values, always], -1)  # the last one is for channels that no gate closes
+        self.open = bool((self.values == 1).all())
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        read = read_of(func, args, kwargs)
+        reader = self.gated._readers.get((id(read.weight), read.in_dim)) if read is not None else None
+        if read is None or reader is None:
+            return func(*args, **kwargs)
+        if self.gated.on_read is not None:
+            self.gated.on_read(reader, read.input, read.channel_dim)
+        if self.open and not self.values.requires_grad:
+            return func(*args, **kwargs)
+        self._count(read, reader)
+        x = _multiply(read, self.values, self.gated._filters[reader], self.open)
+        args, kwargs = with_input(read, x, args, kwargs)
+        return func(*args, **kwargs)
+
+    def _count(self, read: Read, reader: tuple[str, int]) -> None:
+        examples = len(self.values) if self.values.ndim == 2 else len(read.input)
+        each = read.input.numel() // (read.in_channels * max(1, examples))
+        for name, columns in self.gated._columns[reader].items():
+            gate = self.gated.gates[name]
+            gate.positions = max(gate.positions, columns * each)
+
+
+def _multiply(read: Read, values: Tensor, filters: Tensor, is_open: bool) -> Tensor:
+    x: Tensor = _Multiply.apply(read.input, values, filters, read.channel_dim, is_open)
+    return x
+
+
+class _Multiply(torch.autograd.Function):
+    """``x * g``, channel by channel. Where all gates are open it only passes ``x`` on, and still knows the slopes.
+
+    The slope along a gate is the sum of ``x * dC/dx`` over the filter's numbers: nothing needs to be kept for it but
+    ``x``, which the layer keeps as well. Each reader has a node of its own in the graph, so what reaches ``x`` along
+    other ways is not counted twice.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, values: Tensor, filters: Tensor, dim: int, is_open: bool) -> Tensor:
+        ctx.save_for_backward(x, values, filters)
+        ctx.dim, ctx.is_open = dim, is_open
+        return x.view_as(x) if is_open else x * _shaped(values[..., filters], x, dim)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        (gradient,), (x, values, filters) = gradients, ctx.saved_tensors
+        to_x = to_values = None
+        if ctx.needs_input_grad[0]:
+            to_x = gradient if ctx.is_open else gradient * _shaped(values[..., filters], x, ctx.dim)
+        if ctx.needs_input_grad[1]:
+            dim = ctx.dim % x.ndim
+            others = [d for d in range(x.ndim) if d not in (0, dim)] if dim else []
+            slopes = (x * gradient).sum(others) if others else x * gradient  # (rows, channels)
+            if values.ndim == 2 and len(values) == 1:
+                slopes = slopes.sum(0, keepdim=True)
+            if values.ndim == 1:
+                slopes = slopes.sum(0)
+            elif len(slopes) != len(values):
+                raise _RowsAreNotExamples
+            to_values = torch.zeros_like(values).index_add_(-1, filters, slopes.to(values.dtype))
+        return to_x, to_values, None, None, None
+
+
+class _RowsAreNotExamples(RuntimeError):
+    """A layer reads another number of rows than there are examples: frames, pairs, patches."""
+
+
+def _shaped(gates: Tensor, x: Tensor, dim: int) -> Tensor:
+    """Gates (channels,) or (n, channels) in a shape that multiplies ``x``, whose channels lie along ``dim``."""
+    shape = [1] * x.ndim
+    shape[dim] = gates.shape[-1]
+    if gates.ndim == 2:
+        if len(gates) not in (1, len(x)):
+            raise _RowsAreNotExamples
+        shape[0] = len(gates)
+    return gates.view(shape).to(x.dtype)
+
+
+def gated(model: nn.Module, example: Any = None) -> GatedNetwork:
+    """Return a network that computes what ``model`` does in eval mode, with an open gate on every prunable filter.
+
+    Each gate multiplies at the input of every layer that reads the filter. ``model`` is unchanged.
+
+    Args:
+        model: any network.
+        example: inputs that it takes: see :func:`.structure.prunable_layers`.
 
     Raises:
-        ValueError: torch.fx cannot trace the model, or no layer is prunable.
+        ValueError: the network cannot be followed, or no filter can be removed.
     """
-    return _with_gates(model, analyse(model))
+    return GatedNetwork(model, analyse(model, example))
 
 
-def _with_gates(model: nn.Module, found: Structure) -> GatedNetwork:
-    if not found.layers:
-        why = "; ".join(f"{name}: {reason}" for name, reason in found.skipped.items()) or "it has no convolution"
-        raise ValueError(f"no filter of {type(model).__name__} can leave: {why}.")
-    nodes = {node.name: node for node in found.graph.graph.nodes}
-    gates: dict[str, Gate] = {}
-    for i, (name, layer) in enumerate(found.layers.items()):
-        gates[name] = Gate(next(found.graph.get_submodule(name).parameters()).detach(), layer.out_channels)
-        found.graph.add_submodule(f"cnnprune_gate_{i}", gates[name])  # a name that no network has by itself
-        for source, reader in layer.gate_edges:
-            with found.graph.graph.inserting_before(nodes[reader]):
-                gate = found.graph.graph.call_module(f"cnnprune_gate_{i}", (nodes[source],))
-            nodes[reader].replace_input_with(nodes[source], gate)
-    found.graph.recompile()
-    return GatedNetwork(found.graph, gates)
-
-
-def mask(model: nn.Module, plan: Plan) -> GatedNetwork:
-    """``model`` with the plan's gates closed: the pruned network, simulated. A plan may empty a layer here.
+def mask(model: nn.Module, plan: Plan, example: Any = None) -> GatedNetwork:
+    """Return ``model`` with the plan's gates closed: the pruned network, simulated. A plan may empty a layer here.
 
     Raises:
         ValueError: the plan does not fit the model.
     """
-    found = analyse(model)
-    closed = removals(found.layers, found.skipped, plan)
-    network = _with_gates(model, found)
-    for name, filters in closed.items():
+    structure = analyse(model, example)
+    structure.check(plan)
+    return closed_network(model, structure, plan)
+
+
+def closed_network(model: nn.Module, structure: Structure, plan: Plan) -> GatedNetwork:
+    """:func:`mask`, for a structure that is known."""
+    network = GatedNetwork(model, structure)
+    for name, filters in plan.remove.items():
         network.gates[name].values[list(filters)] = 0.0
     return network
 
@@ -130,7 +235,8 @@ def gate_gradients(
     """The slope of each example's loss along each gate, batch by batch.
 
     Every example gets gates of its own, so one backward pass of the summed loss gives all slopes, and no example sees
-    another. Only gates are differentiated: no weight gradient is computed, and no ``.grad`` is touched.
+    another. Only gates are differentiated: no weight gradient is computed, and no ``.grad`` is touched. A network that
+    folds something else into the rows of its batch (frames, pairs) is run example by example.
 
     Args:
         model: any model, or a :class:`GatedNetwork`: then the slopes are taken where its gates stand.
@@ -142,30 +248,66 @@ def gate_gradients(
         Layer name -> dC_i/dg_k, shape (n, out_channels), for the n examples of a batch.
 
     Raises:
-        ValueError: the loss does not return one number per example, or no gradient comes with it.
+        ValueError: the loss does not return one number per example, no gradient comes with it, or a layer normalises
+            with the statistics of the batch.
     """
-    network = model if isinstance(model, GatedNetwork) else gated(model)
+    network = gated_for(model, split)
+    with untouched(model):
+        if batch_size > 1 and not _rows_are_examples(network, split, loss):
+            batch_size = 1
+        layout = fastest_layout(network, split.images)
+        for images, labels in split.batches(batch_size):
+            yield _slopes(network, laid_out(images, layout), labels, loss)
+
+
+def gated_for(model: nn.Module, split: Split) -> GatedNetwork:
+    """Return the gated network to measure on ``split``: ``model`` itself, if it is one.
+
+    Raises:
+        ValueError: a layer normalises with the statistics of the batch.
+    """
+    network = model if isinstance(model, GatedNetwork) else gated(model, split.images[:2])
+    if network.structure.batch_statistics:
+        raise ValueError(
+            f"{', '.join(network.structure.batch_statistics)} normalises with the statistics of each batch, in eval mode "
+            "too, so scores would depend on which images come together: give it running statistics "
+            "(track_running_stats=True), and train a little."
+        )
+    return network
+
+
+def _slopes(network: GatedNetwork, images: Tensor, labels: Tensor, loss: Loss) -> dict[str, Tensor]:
     standing = {name: gate.values for name, gate in network.gates.items()}
-    layout = fastest_layout(network, split.images)
-    for images, labels in split.batches(batch_size):
-        own = {name: v.repeat(len(images), 1).requires_grad_() for name, v in standing.items()}
-        try:
-            for name, values in own.items():
-                network.gates[name].values = values
-            with torch.enable_grad():
-                losses = loss(network(laid_out(images, layout)), labels, reduction="none")
-                check_losses(losses, len(images))
-                if not losses.requires_grad:
-                    raise ValueError(
-                        "the losses carry no gradient: compute them from the outputs by differentiable operations, "
-                        "without detach, and outside torch.inference_mode()."
-                    )
-                slopes = torch.autograd.grad(losses.sum(), list(own.values()), materialize_grads=True)
-        finally:
-            for name, values in standing.items():
-                network.gates[name].values = values
-        # Copies: a caller who keeps the slopes would else keep large buffers of the backward pass from being freed.
-        yield {name: slope.clone() for name, slope in zip(own, slopes, strict=True)}
+    own = {name: v.repeat(len(images), 1).requires_grad_() for name, v in standing.items()}
+    try:
+        for name, values in own.items():
+            network.gates[name].values = values
+        with torch.enable_grad():
+            losses = loss(network(images), labels, reduction="none")
+            check_losses(losses, len(images))
+            if not losses.requires_grad:
+                raise ValueError(
+                    "the losses carry no gradient: compute them from the outputs by differentiable operations, "
+                    "without detach, and outside torch.inference_mode()."
+                )
+            slopes = torch.autograd.grad(losses.sum(), list(own.values()), materialize_grads=True)
+    finally:
+        for name, values in standing.items():
+            network.gates[name].values = values
+    # Copies: a caller who keeps the slopes would else keep large buffers of the backward pass from being freed.
+    return {name: slope.clone() for name, slope in zip(own, slopes, strict=True)}
+
+
+def _rows_are_examples(network: GatedNetwork, split: Split, loss: Loss) -> bool:
+    """Whether two examples together have the slopes that one of them has alone."""
+    if len(split) < 2:
+        return True
+    try:
+        both = _slopes(network, split.images[:2], split.labels[:2], loss)
+    except _RowsAreNotExamples:
+        return False
+    alone = _slopes(network, split.images[:1], split.labels[:1], loss)
+    return all(torch.allclose(both[n][0], alone[n][0], rtol=1e-3, atol=1e-3 * float(both[n].abs().max())) for n in both)
 
 
 def check_losses(losses: Tensor, n: int) -> None:

@@ -11,13 +11,16 @@ from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from .calls import read_of, tensor_names
 from .data import Split
+from .example import untouched
 from .models import to_bytes
 from .plan import Plan
-from .structure import Layer, analyse
+from .structure import analyse
 from .training import evaluate, evaluating
 
 # On import, torch.utils.benchmark loads PyTorch's compiler helper, which warns where a CUDA toolkit has no GPU.
@@ -51,8 +54,8 @@ def macs_per_filter(model: nn.Module, images: Tensor) -> dict[str, float]:
     """The share of the network's MACs that leaves with one filter, from one forward pass.
 
     It is what the filter takes to compute, what the depthwise convolutions behind it take for its channel, and what the
-    layers that read it spend on that input: the drop of :func:`macs` when one filter is pruned, over :func:`macs`. All
-    filters of a layer have the same share.
+    layers that read it spend on that input: the drop of :func:`macs` when one filter is pruned, over :func:`macs`; the
+    mean over the filters of a layer, which in nearly every network have the same share.
 
     Args:
         images: (n, channels, height, width), on the model's device; one is enough.
@@ -61,35 +64,39 @@ def macs_per_filter(model: nn.Module, images: Tensor) -> dict[str, float]:
         Layer name -> share, from 0 to 1, for each prunable layer: ``macs`` of :func:`cnnprune_utils.plan.rank`.
 
     Raises:
-        ValueError: torch.fx cannot trace the model.
+        ValueError: the network cannot be followed.
     """
-    found = analyse(model)
-    counter = _MacsPerNode(found.graph)
-    counter.run(images[:1])
-    total = counter.macs.total()
-    return {name: _macs_of_one_filter(layer, counter.macs) / total for name, layer in found.layers.items()}
+    structure, calls = analyse(model, images[:2]), _Weights(model)
+    with untouched(model), evaluating(model), calls:
+        model(images[:1])
+    gone = torch.zeros(structure.n_filters, dtype=torch.float64)
+    for weight, passes in calls.passes.items():
+        shape = model.get_parameter(weight).shape
+        left = torch.ones(structure.n_filters, dtype=torch.float64)  # the share of its numbers without each filter
+        for dim, size in enumerate(shape):
+            if (owners := structure.owners.get((weight, dim))) is not None:
+                left *= 1 - torch.bincount(owners[owners >= 0], minlength=structure.n_filters) / size
+        gone += passes * shape.numel() * (1 - left)
+    shares = structure.by_layer(gone / macs(model, images))
+    return {name: float(share.mean()) for name, share in shares.items()}
 
 
-class _MacsPerNode(fx.Interpreter):
-    """Runs a traced network; ``macs`` are those of each module (or function) that it calls, by name."""
+class _Weights(TorchFunctionMode):
+    """Counts how often each number of a weight is multiplied in a forward pass: once for each position."""
 
-    def __init__(self, graph: fx.GraphModule) -> None:
-        super().__init__(graph)
-        self.macs: Counter[Any] = Counter()
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.names, self.passes = tensor_names(model), Counter[str]()
 
-    def run_node(self, n: fx.Node) -> Any:
-        with FlopCounterMode(display=False) as counter:
-            result = super().run_node(n)
-        self.macs[n.target] += counter.get_total_flops() // 2
-        return result
-
-
-def _macs_of_one_filter(layer: Layer, macs: Mapping[Any, int]) -> int:
-    ports = [port.name for port in (*layer.followers, *layer.consumers)]
-    holds = Counter([*layer.producers, *ports])
-    n = layer.out_channels
-    # MACs go with the number of channels, and with its square where a module reads what it makes: x + conv(x).
-    return sum(macs[name] - macs[name] * (n - 1) ** times // n**times for name, times in holds.items())
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        read = read_of(func, args, kwargs or {})
+        if read is not None and id(read.weight) in self.names:
+            positions, channels = (
+                (read.input, read.in_channels) if read.transposed else (out, out.shape[read.channel_dim])
+            )
+            self.passes[self.names[id(read.weight)]] += positions.numel() // channels
+        return out
 
 
 def file_bytes(model: nn.Module) -> int:

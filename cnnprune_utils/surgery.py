@@ -1,81 +1,106 @@
-"""Surgery: a new network without the plan's filters, and without everything that belonged to them."""
+"""Surgery: a new network without the plan's filters and all that belongs to them, proved on the spot."""
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .nodes import is_depthwise
+from .cutting import copy_of, without
+from .example import Example, untouched
+from .flow import tensors_in
+from .gates import closed_network
 from .plan import Plan
-from .structure import Layer, Port, analyse, loose_tensors, removals
+from .structure import Structure, analyse, runs
+
+_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
+"""How far two ways to compute the same may lie apart, as a share of the largest output."""
 
 
-def prune(model: nn.Module, plan: Plan) -> nn.Module:
-    """A smaller copy of ``model``, without the plan's filters; it computes what :func:`.gates.mask` computes.
+def prune(model: nn.Module, plan: Plan, example: Any = None) -> nn.Module:
+    """Return a smaller copy of ``model``, without the plan's filters; it computes what :func:`.gates.mask` computes.
 
-    A filter takes with it the filters of other convolutions that share its channel, their biases, the channel's numbers
-    in the layer's followers (BatchNorm, depthwise convolution, PReLU) and the inputs of the consumers that read it: a
-    channel of the next convolution, or the H * W columns of a linear layer behind a flatten. All kept numbers, dtypes,
-    devices, ``requires_grad`` flags and train/eval flags stay as they were; ``model`` is unchanged. Make a new
-    optimizer for the result: the old one holds the old parameters.
+    With a filter, all numbers that belong to it are deleted, as :func:`.structure.prunable_layers` lists them. All kept
+    numbers, dtypes, devices, ``requires_grad`` flags and train/eval flags stay as they were; ``model`` is unchanged.
+    Make a new optimizer for the result: the old one holds the old parameters.
+
+    The result is proved before it is returned: on the example, it must run wherever ``model`` does, and give the
+    outputs of closed gates.
+
+    Args:
+        model: any network.
+        plan: which filters to remove.
+        example: inputs that the model takes: see :func:`.structure.prunable_layers`.
 
     Raises:
-        ValueError: the plan does not fit the model, or it leaves a layer without filters.
+        ValueError: the plan does not fit the model or empties a layer, or the pruned network fails, or it computes
+            something else than closed gates do; with the reason, and what to change.
     """
-    found = analyse(model)
-    outputs: dict[str, Tensor] = {}  # which outputs of a module stay
-    inputs: dict[str, Tensor] = {}  # which inputs of a module stay
-    for name, filters in removals(found.layers, found.skipped, plan).items():
-        layer = found.layers[name]
-        kept = _kept_filters(layer, filters)
-        outputs.update(dict.fromkeys(layer.producers, kept))
-        outputs.update({port.name: _kept_numbers(kept, port) for port in layer.followers})
-        inputs.update({port.name: _kept_numbers(kept, port) for port in layer.consumers})
-    pruned = copy.deepcopy(model, loose_tensors(model))
-    for name in outputs | inputs:
-        _cut(pruned.get_submodule(name), outputs.get(name), inputs.get(name))
+    structure = analyse(model, example)
+    structure.check(plan)
+    for name, filters in plan.remove.items():
+        if len(filters) == structure.layers[name].out_channels:
+            raise ValueError(
+                f"the plan removes all {len(filters)} filters of {name!r}, and nothing would pass. "
+                "Leave at least one, or use gates.mask to see what an empty layer does."
+            )
+    pruned = without(model, structure.kept(plan))
+    if plan.remove:
+        _prove(model, pruned, structure, plan)
     return pruned
 
 
-def _kept_filters(layer: Layer, filters: tuple[int, ...]) -> Tensor:
-    if len(filters) == layer.out_channels:
-        raise ValueError(
-            f"the plan removes all {layer.out_channels} filters of {layer.name!r}, and nothing would pass. "
-            "Leave at least one, or use gates.mask to see what an empty layer does."
-        )
-    return torch.tensor([k for k in range(layer.out_channels) if k not in set(filters)])
+def _prove(model: nn.Module, pruned: nn.Module, structure: Structure, plan: Plan) -> None:
+    with untouched(model):
+        if why := runs(copy_of(pruned), structure):
+            raise ValueError(f"cannot remove these filters: {why}")
+        small, masked = copy_of(pruned).eval(), closed_network(model, structure, plan)
+        for grad in (torch.no_grad(), torch.enable_grad()):  # forward may ask which of both it is
+            with grad:
+                apart, dtype = _apart(small, masked, structure.example)
+            if not apart <= _TOLERANCE.get(dtype, 1e-3):
+                raise ValueError(
+                    f"without these filters, {type(model).__name__} computes something else than with their gates closed "
+                    f"(outputs differ by {apart:.2g} of the largest, on an example of {structure.example}). "
+                    "Something in forward depends on the number of channels or on the parameters as a whole, such as a "
+                    f"division by out_channels or a mean over weights. {_guilty(model, structure, plan)}"
+                )
 
 
-def _kept_numbers(kept: Tensor, port: Port) -> Tensor:
-    """The kept filters' numbers in a module that holds ``port.block`` numbers for each filter."""
-    return (kept[:, None] * port.block + torch.arange(port.block)).flatten()
+def _guilty(model: nn.Module, structure: Structure, plan: Plan) -> str:
+    """Which layers of the plan cannot be removed by themselves, for the message."""
+    found = []
+    for name, filters in plan.remove.items():
+        alone = Plan({name: filters})
+        small = without(model, structure.kept(alone)).eval()
+        with torch.no_grad():
+            apart, dtype = _apart(small, closed_network(model, structure, alone), structure.example)
+        if not apart <= _TOLERANCE.get(dtype, 1e-3):
+            found.append(name)
+    return f"Leave out {', '.join(found)}, or change forward." if found else "Change forward, or another plan."
 
 
-def _cut(module: nn.Module, outputs: Tensor | None, inputs: Tensor | None) -> None:
-    """Keep only these outputs and inputs of the module, in place; None keeps all."""
-    if outputs is not None:
-        for name in ("weight", "bias", "running_mean", "running_var"):
-            _keep(module, name, outputs, dim=0)
-        # The module's own record of its sizes: repr, torchinfo and forward read it.
-        depthwise = ("in_channels", "groups") if is_depthwise(module) else ()
-        for name in ("out_channels", "num_features", "num_parameters", *depthwise):
-            if hasattr(module, name):
-                setattr(module, name, len(outputs))
-    if inputs is not None:
-        _keep(module, "weight", inputs, dim=1)
-        setattr(module, "in_features" if isinstance(module, nn.Linear) else "in_channels", len(inputs))
+def _apart(one: nn.Module, other: nn.Module, example: Example) -> tuple[float, torch.dtype]:
+    first, second = (list(tensors_in(net(*example.args, **example.kwargs))) for net in (one, other))
+    dtype = next((x.dtype for x in second if x.is_floating_point()), torch.float32)
+    return difference(first, second), dtype
 
 
-def _keep(module: nn.Module, name: str, index: Tensor, dim: int) -> None:
-    tensor = getattr(module, name, None)
-    if tensor is None:
-        return
-    smaller = tensor.detach().index_select(dim, index.to(tensor.device))
-    if tensor.ndim == 4 and not tensor.is_contiguous():
-        smaller = smaller.contiguous(memory_format=torch.channels_last)
-    if isinstance(tensor, nn.Parameter):
-        setattr(module, name, nn.Parameter(smaller, requires_grad=tensor.requires_grad))
-    else:
-        setattr(module, name, smaller)
+def difference(first: Sequence[Tensor], second: Sequence[Tensor]) -> float:
+    """Return the largest difference of two lists of outputs, as a share of the largest number of each tensor.
+
+    Infinity where the shapes differ, or where one is not finite and the other is.
+    """
+    if [x.shape for x in first] != [x.shape for x in second]:
+        return float("inf")
+    largest = 0.0
+    for x, y in zip(first, second, strict=True):
+        if x.numel():
+            x, y = x.detach().double(), y.detach().double()
+            scale = y[y.isfinite()].abs().max() if bool(y.isfinite().any()) else y.new_ones(())
+            gap = torch.where(x == y, 0.0, (x - y).abs())
+            gap = torch.where(x.isnan() & y.isnan(), 0.0, gap).nan_to_num(nan=float("inf"))
+            largest = max(largest, float(gap.max() / scale) if scale > 0 else float(gap.max()))
+    return largest

@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..data import Split
-from ..exhaustive import _end, _terms
-from ..gates import Gate, gated
-from ..structure import analyse
+from ..exhaustive import end_of, reading, terms
+from ..gates import gated
 
 
 class Pictures:
@@ -28,21 +27,17 @@ class Pictures:
     """
 
     def __init__(self, model: nn.Module, split: Split) -> None:
-        found = analyse(model)
-        last, self._linear = _end(model, found)
+        self._network = gated(model, split.images[:2])
+        last, self._linear = end_of(self._network)
         self._last, self._split = last.name, split
-        self._layers = {layer.name: layer.out_channels for layer in found.layers.values()}
-        self._network, self._reader = gated(model), last.consumers[0].name
-        self._features = gated(model)
-        self._features.network.set_submodule(self._reader, nn.Identity())  # what the linear layer reads
+        self._structure = self._network.structure
+        self._layers = {layer.name: layer.out_channels for layer in self._structure.layers.values()}
         self._kept: dict[int, Tensor] = {}
         self._bits = {name: slice(first, first + n) for name, n, first in self._places()}
         self._sizes: dict[str, tuple[int, int]] = {}
         self._seen: dict[str, Tensor] = {}
-        for layer in found.layers.values():
-            self._network.network.get_submodule(layer.name).register_forward_hook(partial(self._note_size, layer.name))
-        for name, gate in self._network.gates.items():
-            gate.register_forward_pre_hook(partial(self._note_maps, name))
+        for name in self._layers:
+            self._network.network.get_submodule(name).register_forward_hook(partial(self._note_size, name))
 
     def _places(self) -> list[tuple[str, int, int]]:
         first, places = 0, []
@@ -61,13 +56,14 @@ class Pictures:
         end = open_.pop(self._last)
         front = closed & ~sum(1 << i for i in range(*self._bits[self._last].indices(64)))
         if front not in self._kept:
-            for name, values in open_.items():
-                self._features.gates[name].values = values
-            features = torch.cat([self._features(images) for images, _ in self._split.batches(250)])
-            self._kept[front] = _terms(features, self._linear, len(end))
-        terms = self._kept[front]
+            for name, values in {**open_, self._last: torch.ones_like(end)}.items():
+                self._network.gates[name].values = values
+            with reading(self._network, self._linear) as read:
+                features = torch.cat([read(images) for images, _ in self._split.batches(250)])
+            self._kept[front] = terms(features, self._linear, len(end))
+        sums = self._kept[front]
         kept = torch.cat([end.new_ones(1), end])
-        return (kept @ terms.flatten(1)).view(terms.shape[1:]).T
+        return (kept @ sums.flatten(1)).view(sums.shape[1:]).T
 
     def answers(self, closed: int) -> NDArray[np.int64]:
         """The class of the highest output for each picture, (n,)."""
@@ -79,7 +75,9 @@ class Pictures:
         """The feature map of every filter for one picture, before its own gate: one (height, width) per filter."""
         for name, values in self._open(closed).items():
             self._network.gates[name].values = values
+        self._network.on_read = self._note_maps
         self._network(self._split.images[picture : picture + 1])
+        self._network.on_read = None
         maps = []
         for name in self._layers:
             seen = self._seen[name].reshape(self._layers[name], -1).float().cpu().numpy()
@@ -106,8 +104,11 @@ class Pictures:
         height, width = output.shape[-2:]
         self._sizes[name] = int(height), int(width)
 
-    def _note_maps(self, name: str, gate: Gate, inputs: tuple[Tensor, ...]) -> None:
-        self._seen[name] = inputs[0][0]
+    def _note_maps(self, reader: tuple[str, int], x: Tensor, dim: int) -> None:
+        channels = self._structure.readers[reader]
+        for name, filters in self._structure.by_layer(torch.arange(self._structure.n_filters)).items():
+            if bool((mine := torch.isin(channels, filters)).any()):
+                self._seen[name] = x[0].movedim(dim, 0)[mine]
 
 
 def grey(numbers: NDArray[np.float32], most: float) -> NDArray[np.uint8]:

@@ -1,0 +1,96 @@
+"""Copies of a network: whole ones, and ones without some of the numbers."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from itertools import chain
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+Kept: TypeAlias = dict[str, dict[int, Tensor]]
+"""Name of a parameter or buffer -> dimension -> the indices that stay."""
+
+
+def copy_of(model: nn.Module, *, shared: bool = False) -> nn.Module:
+    """Return a copy of ``model``; with ``shared``, it has the same parameters.
+
+    A network whose modules do something of their own in ``train()`` or ``eval()``, such as merging weights, shares
+    nothing: it would change the other one.
+    """
+    memo = _loose_tensors(model)
+    if shared and not switches(model):
+        memo |= {id(parameter): parameter for parameter in model.parameters()}
+    return copy.deepcopy(model, memo)
+
+
+def switches(model: nn.Module) -> bool:
+    """Whether a module of ``model`` does something of its own in ``train()`` or ``eval()``."""
+    own = {type(module).train for module in model.modules()} | {type(module).eval for module in model.modules()}
+    return not own <= {nn.Module.train, nn.Module.eval} or any(
+        name in vars(module) for module in model.modules() for name in ("train", "eval")
+    )
+
+
+def _loose_tensors(model: nn.Module) -> dict[int, Any]:
+    """A memo for ``copy.deepcopy``, which refuses a tensor with a history: a cached feature map, a masked weight."""
+    attributes = chain.from_iterable(vars(module).values() for module in model.modules())
+    return {
+        id(value): value.detach().clone() for value in attributes if isinstance(value, Tensor) and not value.is_leaf
+    }
+
+
+def without(model: nn.Module, kept: Kept) -> nn.Module:
+    """Return a copy of ``model`` with some of the numbers of its parameters and buffers.
+
+    All other numbers, dtypes, devices, ``requires_grad`` and train/eval flags stay as they were, and so does what
+    several modules share. The modules' records of their sizes (``out_channels``, ``num_features``, ...) follow.
+    What ``kept`` does not name stays whole.
+    """
+    small = copy_of(model)
+    tensors = dict(chain(small.named_parameters(remove_duplicate=False), small.named_buffers(remove_duplicate=False)))
+    smaller = {id(tensors[name]): _smaller(tensors[name], dims) for name, dims in kept.items()}
+    for module in small.modules():
+        held = [(kind, name) for kind in (module._parameters, module._buffers) for name in kind]
+        changed = False
+        for kind, name in held:
+            if id(kind[name]) in smaller:
+                kind[name] = smaller[id(kind[name])]
+                changed = True
+        if changed:
+            _record_sizes(module)
+    return small
+
+
+def _smaller(tensor: Tensor, dims: Mapping[int, Tensor]) -> Tensor:
+    result = tensor.detach()
+    for dim, indices in dims.items():
+        result = result.index_select(dim, indices.to(tensor.device))
+    if tensor.ndim == 4 and not tensor.is_contiguous():
+        result = result.contiguous(memory_format=torch.channels_last)
+    return nn.Parameter(result, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else result
+
+
+def _record_sizes(module: nn.Module) -> None:
+    """Set what the module says of its sizes to those of its tensors: repr, torchinfo and forward read it."""
+    weight = getattr(module, "weight", None)
+    if isinstance(module, _ConvNd):
+        rows, columns = weight.shape[:2]
+        multiplier = module.out_channels // module.groups
+        is_depthwise = 1 < module.groups == module.in_channels
+        if isinstance(module, _ConvTransposeNd):
+            module.groups = rows if is_depthwise else module.groups
+            module.in_channels, module.out_channels = rows, columns * module.groups
+        else:
+            module.groups = rows // multiplier if is_depthwise else module.groups
+            module.in_channels, module.out_channels = columns * module.groups, rows
+    elif isinstance(module, nn.Linear):
+        module.out_features, module.in_features = weight.shape
+    elif isinstance(module, _NormBase):
+        module.num_features = next(len(t) for t in (weight, module.running_mean) if t is not None)
+    elif isinstance(module, nn.PReLU):
+        module.num_parameters = len(weight)
