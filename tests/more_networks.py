@@ -1055,6 +1055,7 @@ class FixedCut(Known):
 
     layers: ClassVar = {"b": ("b",)}
     stays: ClassVar = {"a": ""}
+    may_stay: ClassVar = ("b",)
 
     def __init__(self, a: int, b: int) -> None:
         super().__init__()
