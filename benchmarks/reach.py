@@ -26,6 +26,7 @@ import torch_pruning
 import torchvision
 from torch import Tensor, nn
 from torchvision.models import segmentation, video
+from tqdm import tqdm
 
 from cnnprune_utils.gates import mask
 from cnnprune_utils.plan import Plan
@@ -67,9 +68,7 @@ skresnet18 selecsls42b mobilenetv4_conv_small eca_resnet33ts nf_regnet_b0 mixnet
 
 TORCHVISION: dict[str, Network] = {name: Network(_classifier(name)) for name in CLASSIFIERS}
 TORCHVISION["inception_v3"] = Network(_classifier("inception_v3"), (3, 96, 96))
-TORCHVISION |= {
-    name: Network(partial(getattr(segmentation, name), weights_backbone=None)) for name in SEGMENTATION
-}
+TORCHVISION |= {name: Network(partial(getattr(segmentation, name), weights_backbone=None)) for name in SEGMENTATION}
 TORCHVISION |= {name: Network(getattr(video, name), (3, 8, 32, 32)) for name in VIDEO}
 TORCHVISION["s3d"] = Network(video.s3d, (3, 16, 64, 64))
 NETWORKS = TORCHVISION | {name: Network(partial(timm.create_model, name)) for name in TIMM}
@@ -127,7 +126,9 @@ def channels(model: nn.Module, names: Sequence[str] | None = None) -> int:
     found = dict(model.named_modules())
     chosen = set(found if names is None else names)
     return sum(
-        m.out_channels for name, m in found.items() if name in chosen and isinstance(m, CONVOLUTIONS) and not depthwise(m)
+        m.out_channels
+        for name, m in found.items()
+        if name in chosen and isinstance(m, CONVOLUTIONS) and not depthwise(m)
     )
 
 
@@ -147,8 +148,8 @@ def difference(one: nn.Module, other: nn.Module, x: Tensor) -> float:
 def some(n: int, groups: int = 1) -> list[int]:
     """A quarter of ``n`` filters at random, the same places in each group; at least one, and never all."""
     places = n // groups
-    chosen = torch.randperm(places)[: min(max(round(SHARE * places), 1), places - 1)].sort().values
-    return [int(g * places + k) for g in range(groups) for k in chosen]
+    chosen = sorted(torch.randperm(places)[: min(max(round(SHARE * places), 1), places - 1)].tolist())
+    return [g * places + k for g in range(groups) for k in chosen]
 
 
 # ours
@@ -253,7 +254,7 @@ def table(names: Sequence[str] | None = None) -> tuple[pd.DataFrame, dict[str, s
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        for name in NETWORKS if names is None else names:
+        for name in tqdm(NETWORKS if names is None else names, leave=False):
             rows[name] = {}
             for way, measure in WAYS.items():
                 model, x = build(name)

@@ -1,6 +1,6 @@
 """What stays in torchvision's networks, and why: an upgrade of PyTorch must not freeze a layer in silence.
 
-After a change that is meant, ``python -m benchmarks.reach --write-expectation`` writes the file that this compares with.
+After a change that is meant, ``python -m benchmarks.reach --write-expectation`` writes the file that is compared with.
 """
 
 from __future__ import annotations
