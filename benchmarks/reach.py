@@ -85,8 +85,8 @@ def build(name: str) -> tuple[nn.Module, Tensor]:
         for parent in model.modules():
             for child, module in parent.named_children():
                 if isinstance(module, nn.Linear) and 4096 in (module.in_features, module.out_features):
-                    sizes = (64 if size == 4096 else size for size in (module.in_features, module.out_features))
-                    setattr(parent, child, nn.Linear(*sizes))
+                    i, o = (64 if size == 4096 else size for size in (module.in_features, module.out_features))
+                    setattr(parent, child, nn.Linear(i, o))
     # On the meta device nothing is drawn, and buffers that a constructor computes are lost: all of them are below.
     model = model.to_empty(device="cpu").double().eval()
     randomise(model)
@@ -160,7 +160,7 @@ def ours(model: nn.Module, x: Tensor) -> dict[str, float]:
     start = time.perf_counter()
     layers = prunable_layers(model, x)
     torch.manual_seed(0)
-    plan = Plan({layer.name: some(layer.out_channels) for layer in layers if layer.out_channels > 1})
+    plan = Plan({layer.name: tuple(some(layer.out_channels)) for layer in layers if layer.out_channels > 1})
     pruned = prune(model, plan, x)
     seconds = time.perf_counter() - start
     share = channels(model, [name for layer in layers for name in layer.producers]) / channels(model)
@@ -296,7 +296,8 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
 def flat(rows: pd.DataFrame) -> pd.DataFrame:
     """The table with columns of one level, as the other tables have them."""
     short = {"ours": "", "torch-pruning": "tp_"}
-    return rows.set_axis([f"{short[way]}{column}" for way, column in rows.columns], axis=1)
+    names = [f"{short[way]}{column}" for way in WAYS for column in ("share", "difference", "seconds")]
+    return rows.set_axis(names, axis=1)
 
 
 # what stays in torchvision's networks
