@@ -16,7 +16,7 @@ from cnnprune_utils.data import fetch_fashion_mnist, load_fashion_mnist
 from cnnprune_utils.exhaustive import all_subnetworks
 from cnnprune_utils.models import load_model
 
-from . import end_to_end, large, memory, recipe, recovery, rival, scoring, studies, usual_recipe
+from . import end_to_end, large, memory, reach, recipe, recovery, rival, scoring, studies, usual_recipe
 from .sizes import smaller
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
@@ -32,6 +32,7 @@ NORMAL: dict[str, dict[str, Any]] = {
     "rival": {"seeds": range(5)},
     "choices": {"seeds": range(5)},
     "large": {"n_images": 64, "rounds": 5},
+    "reach": {"networks": tuple(reach.NETWORKS)},
 }
 FULL = NORMAL | {"speed": {"usual_epochs": usual_recipe.EPOCHS}}
 QUICK: dict[str, dict[str, Any]] = {
@@ -43,6 +44,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "rival": {"seeds": range(2), "at_most": 3000},
     "choices": {"seeds": range(2), "at_most": 500},
     "large": {"n_images": 32, "rounds": 1},
+    "reach": {"networks": ("alexnet", "resnet18", "squeezenet1_1", "mobilenet_v3_small")},
 }
 
 
@@ -171,8 +173,31 @@ def large_networks(*, n_images: int, rounds: int) -> None:
     )
 
 
+def networks_of_others(*, networks: Sequence[str]) -> None:
+    print(f"9. {len(networks)} networks of torchvision and timm, ours beside torch-pruning (tp)\n")
+    rows, failed = reach.table(networks)
+    places = {column: {"share": 2, "seconds": 1}.get(column.removeprefix("tp_")) for column in reach.flat(rows)}
+    table = reach.flat(rows)
+    for column in table:
+        if column.endswith("difference"):
+            table[column] = table[column].map(lambda value: "-" if pd.isna(value) else f"{value:.0e}")
+    show(table, **{column: n for column, n in places.items() if n is not None})
+    print("\n" + "\n".join(f"{where}: {why}" for where, why in failed.items()) + "\n" * bool(failed))
+    total = reach.summary(rows)
+    total["largest_difference"] = total["largest_difference"].map("{:.0e}".format)
+    show(total, mean_share=2, seconds=0)
+    print(
+        f"\nshare: of the output channels of convolutions, depthwise ones not counted, those that can be removed. "
+        f"difference: {reach.SHARE:.0%} of each layer's\nfilters removed, against the whole network with the same "
+        "filters closed where layers read them, in float64, as a share of the largest output.\n"
+        f"wrong: above {reach.WRONG:.0e}. A network that a way does not prune rightly counts with a mean_share of 0. "
+        "One thread, random weights.\nTarget: no wrong network of ours, and no smaller mean_share than torch-pruning's."
+    )
+
+
 TABLES = {"speed": speed, "scoring": scoring_cost, "accuracy": accuracy, "scaling": scaling, "memory": memory_use}
 TABLES |= {"rival": against_torch_pruning, "choices": percentiles, "large": large_networks}
+TABLES |= {"reach": networks_of_others}
 
 
 def show(table: pd.DataFrame, *, index: bool = True, **decimals: int) -> None:
