@@ -165,28 +165,33 @@ def removed_rightly_or_refused(
             with grad_mode(), unchanged(model, of_random=False):
                 outputs, expected = call(gates, x), call(build().eval(), x)
                 assert torch.equal(outputs, expected) if open_exactly else difference(outputs, expected) < 1e-6
-    removed = set()
-    for name, gate in gates.gates.items():
-        plan, n_filters = Plan({name: (K,)}), len(gate.values)
+
+    def leave(*names: str) -> bool:
+        """Whether a filter of each of these layers could leave, together; and then rightly."""
         with unchanged(model):
-            pruned = attempt(functools.partial(prune, model, plan, example))
+            pruned = attempt(lambda: prune(model, Plan(dict.fromkeys(names, (K,))), example))
         if refused(pruned):
-            continue
-        removed.add(name)
+            return False
         assert all(module.training for module in pruned.modules())
-        gate.values[K] = 0
         pruned.eval()
+        by_hand = build().eval() if set(names) <= set(read_by) else None
+        for name in names:
+            gates.gates[name].values[K] = 0
+            if by_hand is not None:
+                without(by_hand, read_by[name], K, len(gates.gates[name].values))
         for x in inputs:
             for grad_mode in grad_modes:
                 with grad_mode(), unchanged(model, of_random=False):
                     closed = call(gates, x)
                     assert difference(call(pruned, x), closed) < 1e-5
-                    if name in read_by:
-                        by_hand = without(build().eval(), read_by[name], K, n_filters)
-                        assert difference(closed, call(by_hand, x)) < 1e-5
-        gate.values[K] = 1
+                    assert by_hand is None or difference(closed, call(by_hand, x)) < 1e-5
+        for name in names:
+            gates.gates[name].values[K] = 1
         call(pruned.train(), example)
-    return removed
+        return True
+
+    names = set(gates.gates)
+    return names if leave(*names) else {name for name in names if len(names) > 1 and leave(name)}
 
 
 def run_all(model: nn.Module, plan: Plan) -> list[Callable[[], Any]]:
@@ -241,11 +246,11 @@ class Counting(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
-        self.register_buffer("largest", torch.zeros(()))
+        self.register_buffer("images", torch.zeros((), dtype=torch.int64))
 
     def forward(self, x: Tensor) -> Tensor:
-        self.calls += 1
-        self.largest = torch.maximum(self.largest, x.detach().abs().max())
+        self.calls += 1  # in place
+        self.images = self.images + len(x)  # a new tensor
         return x
 
 
@@ -542,13 +547,12 @@ def test_gates_follow_an_argument_not_traced() -> None:
     "is_real",
     [
         lambda x: type(x) is Tensor,
-        lambda x: type(x) in (Tensor, nn.Parameter),
         lambda x: isinstance(x, Tensor),
         lambda x: not torch.compiler.is_compiling(),
         lambda x: not torch.jit.is_tracing(),
         lambda x: isinstance(x.shape[0], int),
     ],
-    ids=["type", "types", "isinstance", "compiling", "tracing", "int"],
+    ids=["type", "isinstance", "compiling", "tracing", "int"],
 )
 def test_a_branch_that_tells_tracing_from_running(is_real: Callable[[Tensor], bool]) -> None:
     def forward(self: Any, x: Tensor) -> Tensor:
@@ -685,7 +689,6 @@ ALIASES: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "identity": lambda self, y: self.same(y),
     "dropout": lambda self, y: self.drop(y),
     "flatten": lambda self, y: self.flat(y),
-    "view": lambda self, y: y.view(len(y), -1),
     "slice": lambda self, y: y[:, :, :5],
 }
 IN_PLACE: dict[str, Callable[[Tensor], Any]] = {
@@ -704,7 +707,7 @@ def aliased(write: Callable[[Tensor], Any], alias: str, *, first: bool) -> Build
         written = write(y if first else z)
         # Decided here, not by shapes: a network that is traced symbolically would stop at that.
         a, b = (z if first else y), written
-        if first and alias in ("flatten", "view"):
+        if first and alias == "flatten":
             a, b = b, a
         return self.linear(F.relu(self.two(a)).flatten(1)) + self.head(b.flatten(1))
 
@@ -714,7 +717,7 @@ def aliased(write: Callable[[Tensor], Any], alias: str, *, first: bool) -> Build
 
 
 @pytest.mark.parametrize("write", IN_PLACE)
-@pytest.mark.parametrize("alias", ["identity", "dropout", "flatten", "slice"])
+@pytest.mark.parametrize("alias", ["identity", "flatten", "slice"])
 def test_a_write_through_an_alias(alias: str, write: str) -> None:
     read_by = {"one": [("two", 1), ("head", 30 if alias == "slice" else 36)], "two": READ_BY["two"]}
     build = aliased(IN_PLACE[write], alias, first=False)
@@ -722,7 +725,7 @@ def test_a_write_through_an_alias(alias: str, write: str) -> None:
 
 
 @pytest.mark.parametrize("write", IN_PLACE)
-@pytest.mark.parametrize("alias", ["identity", "dropout", "flatten", "view"])
+@pytest.mark.parametrize("alias", ["identity", "dropout", "flatten"])
 def test_a_write_that_an_alias_sees(alias: str, write: str) -> None:
     read_by = {"one": [("two", 1), ("head", 36)], "two": READ_BY["two"]}
     build = aliased(IN_PLACE[write], alias, first=True)
@@ -755,7 +758,7 @@ def test_stochastic_depth_has_one_structure() -> None:
     more = {"back": nn.Conv2d(6, 4, 1), "head": nn.Linear(144, 3)}
     model = two_convolutions(forward, **more).train()
     found = []
-    for seed in range(8):
+    for seed in range(4):
         random.seed(seed)
         found.append([(layer.name, layer.producers) for layer in prunable_layers(model, images())])
     assert all(layers == found[0] for layers in found)
@@ -980,7 +983,8 @@ def test_two_prunings_are_one_of_both_plans() -> None:
 
 def test_a_network_pruned_twice_loads_against_the_first(tmp_path: Path) -> None:
     model = two_convolutions(plain).eval()
-    twice = prune(prune(model, FIRST, images()), SECOND, images())
+    model.example_input_array = images()
+    twice = prune(prune(model, FIRST), SECOND)
     save_model(twice, tmp_path / "twice.safetensors", plan=FIRST.then(SECOND))
     loaded = load_model(tmp_path / "twice.safetensors", base=model).eval()
     assert torch.equal(loaded(images(5)), twice(images(5)))
@@ -1017,5 +1021,6 @@ def test_a_constant_size_names_its_line_and_a_way_out() -> None:
     if why is None:
         with unchanged(model):
             why = str(attempt(lambda: prune(model, Plan({"two": (K,)}), example)))
-    assert f"{Path(__file__).name}:{line}" in why or f'{Path(__file__).name}", line {line}' in why
+    assert Path(__file__).name in why
+    assert f"line {line}" in why or f":{line}" in why
     assert "flatten(1)" in why
