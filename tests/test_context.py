@@ -552,7 +552,7 @@ def test_gates_follow_an_argument_not_traced() -> None:
     ],
     ids=["type", "isinstance", "compiling", "tracing", "int"],
 )
-def test_a_branch_that_tells_tracing_from_running(is_real: Callable[[Tensor], bool]) -> None:
+def test_a_branch_that_sees_the_tracing(is_real: Callable[[Tensor], bool]) -> None:
     def forward(self: Any, x: Tensor) -> Tensor:
         return another_forward(self, x) if is_real(x) else plain(self, x)
 
@@ -871,7 +871,7 @@ def test_an_auxiliary_head_that_only_trains() -> None:
 # BatchNorm
 
 
-def test_statistics_of_the_batch_do_not_reach_scores() -> None:
+def test_batch_statistics_do_not_reach_scores() -> None:
     def forward(self: Any, x: Tensor) -> Tensor:
         return self.linear(F.relu(self.norm(self.two(F.relu(self.one(x))))).flatten(1))
 
@@ -895,7 +895,7 @@ def with_norm() -> Any:
 
 
 @pytest.mark.parametrize("train", [True, False], ids=["train", "eval"])
-def test_a_last_batch_of_one_leaves_no_half_trained_model(train: bool) -> None:
+def test_a_last_batch_of_one_is_no_half_training(train: bool) -> None:
     """Nine images in batches of four: two updates are done when the last image comes alone."""
     model = with_norm().train(train)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -910,7 +910,7 @@ def test_a_last_batch_of_one_leaves_no_half_trained_model(train: bool) -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_any_error_in_training_puts_the_model_back() -> None:
+def test_an_error_in_fit_puts_the_model_back() -> None:
     model = merging().eval()
     model.requires_grad_(True)
     calls = []
@@ -979,7 +979,7 @@ def test_two_prunings_are_one_of_both_plans() -> None:
     assert difference(twice(images(5)), closed(images(5))) < 1e-5
 
 
-def test_a_network_pruned_twice_loads_against_the_first(tmp_path: Path) -> None:
+def test_twice_pruned_loads_against_the_first(tmp_path: Path) -> None:
     model = two_convolutions(plain).eval()
     model.example_input_array = images()
     twice = prune(prune(model, FIRST), SECOND)
@@ -1006,7 +1006,7 @@ class ConstantSize(nn.Module):
         return self.linear(x)
 
 
-def test_a_constant_size_names_its_line_and_a_way_out() -> None:
+def test_a_constant_size_names_its_line() -> None:
     model, example = randomize(ConstantSize()), images(2, 1, 10, 10)
     lines, first = inspect.getsourcelines(ConstantSize)
     line = first + next(i for i, text in enumerate(lines) if "# the line" in text)
