@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from types import MappingProxyType
@@ -45,6 +45,23 @@ class Plan:
     def n_filters(self) -> int:
         """How many filters leave, over all layers."""
         return sum(len(filters) for filters in self.remove.values())
+
+    def then(self, other: Plan) -> Plan:
+        """The plan that removes at once what this one and then ``other`` remove.
+
+        ``other`` is in the numbering of the network that this plan leaves; the result is in that of the network that
+        this plan was made for: ``prune(prune(model, a), b)`` is ``prune(model, a.then(b))``.
+
+        Raises:
+            TypeError: ``other`` is not a plan.
+        """
+        if not isinstance(other, Plan):
+            raise TypeError(f"a plan is followed by another Plan, not by {other!r}.")
+        both = {name: list(filters) for name, filters in self.remove.items()}
+        for name, filters in other.remove.items():
+            removed = self.remove.get(name, ())
+            both.setdefault(name, []).extend(_number_before(k, removed) for k in filters)
+        return Plan({name: tuple(filters) for name, filters in both.items()})
 
     def to_json(self) -> str:
         """The plan as a line of JSON; :meth:`from_json` reads it back."""
@@ -143,29 +160,83 @@ def _penalties(layers: Iterable[str], macs_penalty: float, macs: Mapping[str, fl
     return {name: macs_penalty * macs[name] for name in layers}
 
 
-def lowest(ranks: pd.DataFrame, n_filters: int, *, keep_at_least: int = 1) -> Plan:
+def lowest(
+    ranks: pd.DataFrame,
+    n_filters: int,
+    *,
+    keep_at_least: int = 1,
+    multiple_of: int = 1,
+    exclude: str | Iterable[str] | Callable[[str], bool] = (),
+) -> Plan:
     """The plan that removes the ``n_filters`` filters of lowest rank, leaving ``keep_at_least`` in each layer.
 
     A filter that a floor protects stays, and the next one in rank leaves in its place.
 
+    With ``multiple_of``, each layer that loses filters keeps a multiple of it, and filters leave in whole steps: the
+    lowest of a layer that bring it down to a multiple, then ``multiple_of`` at a time. A step's turn comes with its
+    filter of highest rank; one that would exceed ``n_filters`` is passed over. So fewer than ``n_filters`` may leave,
+    never more: ``plan.n_filters`` says how many do.
+
+    Args:
+        ranks: as :func:`rank` returns them.
+        n_filters: how many filters leave.
+        keep_at_least: the floor of each layer.
+        multiple_of: 8, for instance, where hardware computes 8 channels at a time. A layer of fewer filters stays
+            whole.
+        exclude: layers that lose no filter: names, or a function that is called with a name and says whether it is one.
+
     Raises:
         TypeError: a number of filters is not an integer.
-        ValueError: ``n_filters`` is negative, ``keep_at_least`` is, or the floors leave fewer filters to remove.
+        ValueError: ``n_filters`` or ``keep_at_least`` is negative, ``multiple_of`` is less than 1, ``exclude`` names an
+            unknown layer, fewer filters than ``n_filters`` can leave, or ``n_filters`` is less than every step.
     """
     n_filters, keep_at_least = _count("n_filters", n_filters), _count("keep_at_least", keep_at_least)
-    free = {str(name): max(0, len(group) - keep_at_least) for name, group in ranks.groupby("layer", sort=False)}
-    if n_filters > sum(free.values()):
-        raise ValueError(
-            f"cannot remove {n_filters} of {len(ranks)} filters: with keep_at_least={keep_at_least} in each of "
-            f"{len(free)} layers, at most {sum(free.values())} can leave."
-        )
-    remove: dict[str, list[int]] = {name: [] for name in free}
+    multiple_of = _count("multiple_of", multiple_of, at_least=1)
+    excluded = _excluded(ranks, exclude)
     ordered = ranks.sort_values("rank")
-    for name, k in zip(ordered["layer"], ordered["filter"], strict=True):
-        if n_filters and len(remove[name]) < free[name]:
-            remove[name].append(k)
-            n_filters -= 1
+    steps: list[tuple[int, str, list[int]]] = []  # highest rank in it, layer, filters
+    for name, group in ordered.groupby("layer", sort=False):
+        if name not in excluded:
+            filters, of_rank = group["filter"].tolist(), group["rank"].tolist()
+            steps += [
+                (of_rank[e - 1], str(name), filters[b:e]) for b, e in _steps(len(group), keep_at_least, multiple_of)
+            ]
+    n_layers = ranks["layer"].nunique() - len(excluded)
+    rules = f"keep_at_least={keep_at_least}" + (f" and multiple_of={multiple_of}" if multiple_of > 1 else "")
+    if n_filters > (n_free := sum(len(filters) for _, _, filters in steps)):
+        raise ValueError(
+            f"cannot remove {n_filters} of {len(ranks)} filters: with {rules} in each of {n_layers} layers, at most "
+            f"{n_free} can leave."
+        )
+    remove: dict[str, list[int]] = {}
+    left = n_filters
+    for _, name, filters in sorted(steps):
+        if len(filters) <= left:
+            remove.setdefault(name, []).extend(filters)
+            left -= len(filters)
+    if n_filters and not remove:
+        raise ValueError(
+            f"cannot remove {n_filters} of {len(ranks)} filters: with {rules}, at least "
+            f"{min(len(filters) for _, _, filters in steps)} leave a layer together. Ask for more, or for a smaller "
+            "multiple_of."
+        )
     return _in_layer_order(ranks, remove)
+
+
+def _steps(n: int, keep_at_least: int, multiple_of: int) -> list[tuple[int, int]]:
+    """From where to where, in the order of a layer's ranks, each of the steps goes in which its ``n`` filters leave."""
+    ends = [end for end in range(1, n - keep_at_least + 1) if (n - end) % multiple_of == 0]
+    return list(zip([0, *ends], ends, strict=False))
+
+
+def _excluded(ranks: pd.DataFrame, exclude: str | Iterable[str] | Callable[[str], bool]) -> set[str]:
+    names = [str(name) for name in ranks["layer"].unique()]
+    if callable(exclude):
+        return {name for name in names if exclude(name)}
+    excluded = {exclude} if isinstance(exclude, str) else set(exclude)
+    if unknown := sorted(excluded - set(names)):
+        raise ValueError(f"cannot exclude {', '.join(unknown)}: not in the ranks. There are: {', '.join(names)}.")
+    return excluded
 
 
 def per_layer(ranks: pd.DataFrame, counts: Mapping[str, int]) -> Plan:
@@ -190,12 +261,19 @@ def _in_layer_order(ranks: pd.DataFrame, remove: Mapping[str, Sequence[int]]) ->
     return Plan({name: tuple(remove[name]) for name in ranks["layer"].unique() if name in remove})
 
 
-def _count(name: str, value: int) -> int:
+def _count(name: str, value: int, *, at_least: int = 0) -> int:
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise TypeError(f"{name} must be a whole number of filters, not {value!r}.")
-    if value < 0:
-        raise ValueError(f"{name} must be at least 0, not {value}.")
+    if value < at_least:
+        raise ValueError(f"{name} must be at least {at_least}, not {value}.")
     return int(value)
+
+
+def _number_before(k: int, removed: Iterable[int]) -> int:
+    """The number that filter ``k`` had before the filters ``removed``, in ascending order, left its layer."""
+    for gone in removed:
+        k += gone <= k
+    return k
 
 
 def _filter_numbers(name: str, filters: Iterable[int]) -> tuple[int, ...]:

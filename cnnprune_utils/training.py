@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import os
 import random
@@ -10,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -18,12 +18,13 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ConstantLR, LRScheduler, OneCycleLR
 from tqdm import tqdm
 
 from .data import Split, Splits
-from .unfinished import Unfinished, digest
+from .unfinished import Unfinished, digest, random_states, set_random_states
 
 Schedule: TypeAlias = Callable[[Optimizer, int], LRScheduler]
 """Called with an optimizer, which has the highest learning rate, and the number of updates to come."""
@@ -54,10 +55,21 @@ def seed_everything(seed: int) -> None:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside; afterwards, also after an error, every submodule has its own train/eval flag back."""
-    with _flags_restored(model):
-        model.eval()
+    """Eval mode inside; afterwards, also after an error, the model is as it was: train/eval flags, buffers, and what
+    its own ``train`` and ``eval`` change, such as LoRA weights that they merge. So are all random states.
+    """
+    in_eval = not any(module.training for module in model.modules())
+    before = _State(model, whole=not in_eval and any(map(_has_its_own_modes, model.modules())))
+    drawn = random.getstate(), np.random.get_state(), random_states()  # noqa: NPY002
+    try:
+        if not in_eval:
+            model.eval()
         yield
+    finally:
+        before.put_back()
+        random.setstate(drawn[0])
+        np.random.set_state(drawn[1])  # noqa: NPY002
+        set_random_states(drawn[2])
 
 
 @torch.no_grad()
@@ -116,6 +128,9 @@ def fit(
     ``learning_rate`` in the first third and falls to zero at the end (one cycle), so the last epoch is the one to use.
     Parameters with ``requires_grad=False`` stay as they are.
 
+    A model in train mode trains with the flags that its modules have: a BatchNorm in eval mode keeps its statistics.
+    One in eval mode is put into train mode as a whole.
+
     Args:
         model: on the device of the splits. Its train/eval flags are restored, its gradients are None afterwards.
         splits: ``train`` to fit on, ``validation`` to follow it.
@@ -136,19 +151,24 @@ def fit(
         validation).
 
     Raises:
-        ValueError: no trainable parameter, a number that is out of range, or ``state_file`` is damaged or belongs to
-            another call.
-        FloatingPointError: the loss is not finite any more; the model is put back as it came.
+        ValueError: no trainable parameter, a number that is out of range, ``state_file`` is damaged or belongs to
+            another call, or a batch of one image meets a BatchNorm that needs more.
+        FloatingPointError: the loss is not finite any more.
+        Exception: what the network raises. After each of these the model is as it came.
     """
     trainable = _trainable(model, epochs, batch_size, learning_rate)
     # Always a new optimizer: one from before pruning would hold, and update, the parameters of the old network.
     optimizer = torch.optim.Adam(trainable, lr=learning_rate)
     n_batches = math.ceil(len(splits.train) / batch_size)
     so_far = Unfinished(model, optimizer, schedule(optimizer, epochs * n_batches), torch.Generator().manual_seed(seed))
-    as_it_came = copy.deepcopy(model.state_dict())
+    as_it_came = _State(model, whole=True)
     if state_file is not None:
         numbers = {"epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size, "seed": seed}
-        call = numbers | {"schedule": getattr(schedule, "__qualname__", repr(schedule))} | _hashes(as_it_came, splits)
+        call = (
+            numbers
+            | {"schedule": getattr(schedule, "__qualname__", repr(schedule))}
+            | _hashes(model.state_dict(), splits)
+        )
         call["teacher"] = None if teacher is None else digest(teacher.state_dict().values())
         so_far.go_on_from(Path(state_file), call)
     layout = fastest_layout(model, splits.train.images)
@@ -162,17 +182,22 @@ def fit(
     bar = tqdm(total=epochs * n_batches, initial=done * n_batches, desc="fit", unit="batch", leave=False)
     try:
         with bar, _flags_restored(model):
-            model.train()
+            if not model.training:
+                model.train()
             for epoch in range(done + 1, epochs + 1):
                 started = time.perf_counter()
-                train_loss = _epoch(so_far, splits.train, batch_size, layout, bar, teacher)
-                validation = evaluate(model, splits.validation)
-                if not math.isfinite(train_loss + validation.loss):
-                    model.load_state_dict(as_it_came)
-                    raise FloatingPointError(
-                        f"the loss is not finite in epoch {epoch} (train {train_loss}, validation {validation.loss}); "
-                        f"the model is as it came. Lower the learning rate: it was {learning_rate}."
-                    )
+                try:
+                    train_loss = _epoch(so_far, splits.train, batch_size, layout, bar, teacher)
+                    validation = evaluate(model, splits.validation)
+                    if not math.isfinite(train_loss + validation.loss):
+                        losses = f"train {train_loss}, validation {validation.loss}"
+                        raise FloatingPointError(
+                            f"the loss is not finite in epoch {epoch} ({losses}); the model is as it came. Lower the "
+                            f"learning rate: it was {learning_rate}."
+                        )
+                except Exception:
+                    as_it_came.put_back()
+                    raise
                 so_far.rows.append(_row(epoch, train_loss, validation, started))
                 if state_file is not None:
                     so_far.keep(Path(state_file), call)
@@ -222,7 +247,16 @@ def _epoch(
     total = torch.zeros((), device=train.images.device)
     for images, labels in train.batches(batch_size, shuffle=True, generator=so_far.generator):
         so_far.optimizer.zero_grad()
-        loss = _cost(so_far.model(laid_out(images, layout)), images, labels, teacher)
+        try:
+            outputs = so_far.model(laid_out(images, layout))
+        except ValueError as error:
+            if len(images) > 1:
+                raise
+            raise ValueError(
+                f"a batch of one image: {error}. The model is as it came. Choose a batch_size that leaves no single "
+                f"one of the {len(train)} images over: it was {batch_size}."
+            ) from error
+        loss = _cost(outputs, images, labels, teacher)
         loss.backward()  # type: ignore[no-untyped-call]
         so_far.optimizer.step()
         so_far.schedule.step()
@@ -242,12 +276,46 @@ def _cost(outputs: Tensor, images: Tensor, labels: Tensor, teacher: nn.Module | 
 
 @contextmanager
 def _flags_restored(model: nn.Module) -> Iterator[None]:
-    flags = [(module, module.training) for module in model.modules()]
+    flags = [(module, module.training) for module in model.modules()]  # parents before their children
     try:
         yield
     finally:
         for module, training in flags:
+            if module.training != training:
+                module.train(training)  # in the module's own way, which may merge LoRA weights
+        for module, training in flags:
             module.training = training
+
+
+class _State:
+    """A model as it is now: its flags and buffers; the whole of it also has its parameters and all attributes."""
+
+    def __init__(self, model: nn.Module, *, whole: bool) -> None:
+        self.flags = [(module, module.training) for module in model.modules()]
+        parts = ("_buffers", "_parameters", "_modules") if whole else ("_buffers",)
+        dicts = [vars(module)[part] for module in model.modules() for part in parts if part in vars(module)]
+        dicts += [vars(module) for module in model.modules()] if whole else []
+        self.dicts = [(entries, dict(entries)) for entries in dicts]
+        tensors = chain(model.buffers(), model.parameters() if whole else ())
+        self.tensors = [(t, t.requires_grad, t.detach().clone()) for t in tensors if not is_lazy(t)]
+
+    def put_back(self) -> None:
+        for entries, before in self.dicts:
+            entries.clear()
+            entries.update(before)
+        for tensor, requires_grad, values in self.tensors:
+            if tensor.requires_grad != requires_grad:
+                tensor.requires_grad_(requires_grad)
+            # A write that changes nothing would make PyTorch refuse a backward pass through this tensor.
+            if not torch.equal(tensor, values):
+                tensor.data.copy_(values)
+        for module, training in self.flags:
+            module.training = training
+
+
+def _has_its_own_modes(module: nn.Module) -> bool:
+    own = {"train", "eval"} & vars(module).keys()
+    return bool(own) or type(module).train is not nn.Module.train or type(module).eval is not nn.Module.eval
 
 
 def fastest_layout(model: nn.Module, images: Tensor) -> torch.memory_format:

@@ -37,7 +37,7 @@ class Unfinished:
         parts = {name: getattr(self, name).state_dict() for name in ("model", "optimizer", "schedule")}
         order = self.generator.get_state()
         content = io.BytesIO()  # torch.save would answer a full disk with a RuntimeError
-        torch.save({"call": call, "rows": self.rows, "order": order, "random": _random_states(), **parts}, content)
+        torch.save({"call": call, "rows": self.rows, "order": order, "random": random_states(), **parts}, content)
         write(file, content.getvalue())
 
     def go_on_from(self, file: Path, call: dict[str, Any]) -> None:
@@ -63,17 +63,22 @@ class Unfinished:
             getattr(self, name).load_state_dict(state[name])
         self.rows[:] = rows
         self.generator.set_state(state["order"].cpu())
-        torch.set_rng_state(state["random"]["cpu"])
-        if "cuda" in state["random"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state_all(state["random"]["cuda"])
+        set_random_states(state["random"])
 
 
-def _random_states() -> dict[str, Any]:
+def random_states() -> dict[str, Any]:
     """Of PyTorch's global generators, which dropout draws from."""
     states: dict[str, Any] = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state_all()
     return states
+
+
+def set_random_states(states: dict[str, Any]) -> None:
+    """Put PyTorch's global generators back where :func:`random_states` found them."""
+    torch.set_rng_state(states["cpu"])
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(states["cuda"])
 
 
 def digest(tensors: Iterable[Tensor]) -> str:

@@ -217,6 +217,155 @@ def test_negative_numbers_are_refused() -> None:
         lowest(rank(SCORES), 1, keep_at_least=-1)
 
 
+# lowest: multiples
+
+
+def kept(ranks: pd.DataFrame, plan: Plan) -> dict[str, int]:
+    """How many filters each layer keeps."""
+    return {str(name): n - len(plan.remove.get(str(name), ())) for name, n in ranks["layer"].value_counts().items()}
+
+
+wide_scores = st.lists(st.sampled_from([0.0, 0.5, 1.0, 2.0, 3.0]), min_size=1, max_size=12).map(torch.tensor)
+scores_of_wide_layers = st.dictionaries(st.sampled_from(["a", "b", "c"]), wide_scores, min_size=1)
+
+
+@PROPERTY
+@given(scores_of_wide_layers, st.integers(0, 30), st.integers(0, 3), st.integers(1, 5))
+def test_multiples_hold_or_nothing_leaves(
+    scores: dict[str, torch.Tensor], n_filters: int, keep_at_least: int, multiple_of: int
+) -> None:
+    ranks = rank(scores)
+    try:
+        plan = lowest(ranks, n_filters, keep_at_least=keep_at_least, multiple_of=multiple_of)
+    except ValueError:
+        plan = Plan({})
+    assert plan.n_filters <= n_filters
+    for name, n in kept(ranks, plan).items():
+        assert n == len(scores[name]) or (n % multiple_of == 0 and n >= keep_at_least)
+        assert plan == per_layer(ranks, {layer: len(filters) for layer, filters in plan.remove.items()})
+
+
+@PROPERTY
+@given(scores_of_wide_layers, st.integers(0, 30), st.integers(0, 3), st.integers(1, 5))
+def test_no_further_step_would_fit(
+    scores: dict[str, torch.Tensor], n_filters: int, keep_at_least: int, multiple_of: int
+) -> None:
+    """Nothing that is asked for and possible stays; where it is impossible, the error says what is possible."""
+    ranks = rank(scores)
+    possible = {
+        name: [n for n in range(max(1, len(s) - keep_at_least + 1)) if n == 0 or (len(s) - n) % multiple_of == 0]
+        for name, s in scores.items()
+    }
+    at_most, least = sum(n[-1] for n in possible.values()), min((n[1] for n in possible.values() if n[1:]), default=0)
+    if n_filters > at_most:
+        with pytest.raises(ValueError, match=f"cannot remove {n_filters} of .* at most {at_most} can leave"):
+            lowest(ranks, n_filters, keep_at_least=keep_at_least, multiple_of=multiple_of)
+    elif 0 < n_filters < least:
+        with pytest.raises(ValueError, match=f"cannot remove {n_filters} of .* at least {least} leave a layer togeth"):
+            lowest(ranks, n_filters, keep_at_least=keep_at_least, multiple_of=multiple_of)
+    else:
+        plan = lowest(ranks, n_filters, keep_at_least=keep_at_least, multiple_of=multiple_of)
+        removed = {name: len(plan.remove.get(name, ())) for name in scores}
+        for name, numbers in possible.items():
+            assert removed[name] in numbers
+            assert not [n for n in numbers if 0 < n - removed[name] <= n_filters - plan.n_filters]
+
+
+@PROPERTY
+@given(scores_of_wide_layers, st.data(), st.integers(0, 3), st.integers(1, 5))
+def test_multiples_remove_what_the_plain_plan_rounds_down_to(
+    scores: dict[str, torch.Tensor], data: st.DataObject, keep_at_least: int, multiple_of: int
+) -> None:
+    ranks = rank(scores)
+    n_filters = data.draw(st.integers(0, sum(max(0, len(s) - keep_at_least) for s in scores.values())))
+    plain = lowest(ranks, n_filters, keep_at_least=keep_at_least)
+    try:
+        plan = lowest(ranks, n_filters, keep_at_least=keep_at_least, multiple_of=multiple_of)
+    except ValueError:
+        plan = Plan({})
+    if not plan.n_filters:
+        return
+    for name, filters in plain.remove.items():
+        fits = [n for n in range(1, len(filters) + 1) if (len(scores[name]) - n) % multiple_of == 0]
+        assert len(plan.remove.get(name, ())) >= max(fits, default=0)
+
+
+@PROPERTY
+@given(scores_of_wide_layers, st.integers(0, 30), st.integers(0, 3))
+def test_multiples_of_one_are_the_plain_plan(
+    scores: dict[str, torch.Tensor], n_filters: int, keep_at_least: int
+) -> None:
+    """Against the plain rule written down once more: from the lowest rank up, where the floor allows it."""
+    ranks = rank(scores)
+    free = {name: max(0, len(s) - keep_at_least) for name, s in scores.items()}
+    n_filters = min(n_filters, sum(free.values()))
+    remove: dict[str, list[int]] = {name: [] for name in scores}
+    for _, row in ranks.sort_values("rank").iterrows():
+        if sum(map(len, remove.values())) < n_filters and len(remove[row["layer"]]) < free[row["layer"]]:
+            remove[row["layer"]].append(row["filter"])
+    assert lowest(ranks, n_filters, keep_at_least=keep_at_least, multiple_of=1) == Plan(
+        {name: tuple(filters) for name, filters in remove.items()}
+    )
+
+
+def test_filters_leave_in_steps_of_a_multiple() -> None:
+    scores = {"ten": torch.arange(10.0), "eight": torch.arange(8.0) + 4.5, "three": torch.zeros(3)}
+    ranks = rank(scores, normalize=None)
+    assert lowest(ranks, 2, multiple_of=4) == Plan({"ten": (0, 1)})  # 10 to 8; three stays whole
+    assert lowest(ranks, 5, multiple_of=4) == Plan({"ten": (0, 1)})  # the next step has 4
+    assert lowest(ranks, 6, multiple_of=4) == Plan({"ten": range(6)})
+    assert lowest(ranks, 10, multiple_of=4) == Plan({"ten": range(6), "eight": range(4)})
+    with pytest.raises(ValueError, match="with keep_at_least=1 and multiple_of=4, at least 2 leave a layer together"):
+        lowest(ranks, 1, multiple_of=4)
+    with pytest.raises(ValueError, match="multiple_of=4 in each of 3 layers, at most 10 can leave"):
+        lowest(ranks, 11, multiple_of=4)
+    assert lowest(ranks, 10, multiple_of=4, keep_at_least=4) == lowest(ranks, 10, multiple_of=4)
+
+
+def test_a_step_that_is_too_large_is_passed_over() -> None:
+    ranks = rank({"low": torch.arange(8.0), "odd": torch.arange(9.0) + 10}, normalize=None)
+    assert lowest(ranks, 3, multiple_of=4) == Plan({"odd": (0,)})
+    assert lowest(ranks, 4, multiple_of=4) == Plan({"low": range(4)})
+
+
+@pytest.mark.parametrize(("wrong", "error"), [(0, ValueError), (-8, ValueError), (8.0, TypeError), (True, TypeError)])
+def test_a_multiple_is_a_whole_number(wrong: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match=r"multiple_of must be (at least 1|a whole number of filters), not"):
+        lowest(rank(SCORES), 1, multiple_of=wrong)
+
+
+# lowest: layers that are excluded
+
+
+@PROPERTY
+@given(scores_of_wide_layers, st.data(), st.integers(0, 3), st.integers(1, 3))
+def test_excluded_layers_are_as_if_not_there(
+    scores: dict[str, torch.Tensor], data: st.DataObject, keep_at_least: int, multiple_of: int
+) -> None:
+    ranks = rank(scores)
+    exclude = data.draw(st.sets(st.sampled_from(sorted(scores)), max_size=len(scores) - 1))
+    n_filters = data.draw(st.integers(0, 30))
+    others = ranks[~ranks["layer"].isin(exclude)]
+    outcomes = []
+    for given_ranks, excluded in ((ranks, exclude), (ranks, exclude.__contains__), (others, ())):
+        try:
+            rules = {"keep_at_least": keep_at_least, "multiple_of": multiple_of}
+            outcomes.append(str(lowest(given_ranks, n_filters, exclude=excluded, **rules)))
+        except ValueError as error:
+            outcomes.append(str(error).partition(": ")[2])
+    assert outcomes[0] == outcomes[1] == outcomes[2]
+
+
+def test_names_to_exclude_are_checked() -> None:
+    ranks = rank(SCORES)
+    with pytest.raises(ValueError, match=r"cannot exclude c, d: not in the ranks\. There are: b, a\."):
+        lowest(ranks, 1, exclude=["d", "a", "c"])
+    assert lowest(ranks, 1, exclude="a") == lowest(ranks, 1, exclude=["a"]) == Plan({"b": (0,)})
+    assert lowest(ranks, 2, exclude=lambda name: name == "b") == Plan({"a": (0, 1)})
+    with pytest.raises(ValueError, match="in each of 1 layers, at most 1 can leave"):
+        lowest(ranks, 2, exclude={"a"})
+
+
 # per_layer
 
 
@@ -264,6 +413,34 @@ def test_a_plan_survives_json_pickle_and_copies(plan: Plan) -> None:
         assert hash(same) == hash(plan)
         assert list(same.remove) == list(plan.remove)
         assert same.n_filters == plan.n_filters == sum(map(len, plan.remove.values()))
+
+
+def removed_from(rows: dict[str, list[int]], plan: Plan) -> dict[str, list[int]]:
+    """What is left of numbered filters after a plan: the definition that ``then`` has to meet."""
+    return {name: [x for k, x in enumerate(row) if k not in plan.remove.get(name, ())] for name, row in rows.items()}
+
+
+few = st.dictionaries(st.sampled_from("abc"), st.sets(st.integers(0, 9))).map(Plan)
+
+
+@PROPERTY
+@given(few, few, few)
+def test_then_is_one_plan_after_the_other(first: Plan, second: Plan, third: Plan) -> None:
+    rows = {name: list(range(40)) for name in "abc"}
+    both = first.then(second)
+    assert removed_from(rows, both) == removed_from(removed_from(rows, first), second)
+    assert both.n_filters == first.n_filters + second.n_filters
+    assert both.then(third) == first.then(second.then(third))
+    assert first.then(Plan({})) == Plan({}).then(first) == first
+
+
+def test_then_counts_in_the_first_networks_numbers() -> None:
+    first, second = Plan({"a": (0, 2)}), Plan({"a": (0, 1), "b": (1,)})
+    assert first.then(second) == Plan({"a": (0, 1, 2, 3), "b": (1,)})
+    assert first.then(first) == Plan({"a": (0, 1, 2, 4)})
+    assert (first, second) == (Plan({"a": (0, 2)}), Plan({"a": (0, 1), "b": (1,)}))
+    with pytest.raises(TypeError, match=r"a plan is followed by another Plan, not by \{'a': \(0,\)\}"):
+        first.then({"a": (0,)})  # type: ignore[arg-type]
 
 
 def test_plans_that_remove_the_same_filters_are_equal() -> None:

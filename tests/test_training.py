@@ -122,6 +122,14 @@ def test_measuring_leaves_statistics_flags_and_gradients_alone(small: Splits) ->
     assert all(p.grad is None for p in model.parameters())
 
 
+def test_measuring_between_a_forward_and_its_backward_pass(small: Splits) -> None:
+    model = network().train()
+    loss = F.cross_entropy(model(small.train.images), small.train.labels)
+    evaluate(model, small.validation)
+    loss.backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
 def test_flags_come_back_after_an_error() -> None:
     model = network().train()
     model[1].eval()
