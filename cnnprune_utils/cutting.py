@@ -55,7 +55,8 @@ def without(model: nn.Module, kept: Kept) -> nn.Module:
     tensors = dict(chain(small.named_parameters(remove_duplicate=False), small.named_buffers(remove_duplicate=False)))
     smaller = {id(tensors[name]): _smaller(tensors[name], dims) for name, dims in kept.items()}
     for module in small.modules():
-        held = [(kind, name) for kind in (module._parameters, module._buffers) for name in kind]
+        kinds: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+        held = [(kind, name) for kind in kinds for name in kind]
         changed = False
         for kind, name in held:
             if id(kind[name]) in smaller:
@@ -77,7 +78,7 @@ def _smaller(tensor: Tensor, dims: Mapping[int, Tensor]) -> Tensor:
 
 def _record_sizes(module: nn.Module) -> None:
     """Set what the module says of its sizes to those of its tensors: repr, torchinfo and forward read it."""
-    weight = getattr(module, "weight", None)
+    weight: Any = getattr(module, "weight", None)
     if isinstance(module, _ConvNd):
         rows, columns = weight.shape[:2]
         multiplier = module.out_channels // module.groups

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -53,6 +54,15 @@ class Example:
             return cls(kwargs=dict(moved))
         return cls(moved if isinstance(moved, tuple) else (moved,))
 
+    def passes(self, model: nn.Module) -> bool:
+        """Whether ``model`` takes these inputs."""
+        try:
+            with torch.no_grad():
+                model(*self.args, **self.kwargs)
+        except Exception:  # whatever a network says of inputs that it does not take
+            return False
+        return True
+
     def __str__(self) -> str:
         """Return the shapes: ``2x3x32x32``."""
         parts = [_shape(value) for value in self.args]
@@ -68,16 +78,20 @@ def _smallest_picture(model: nn.Module, device: torch.device) -> Example:
     if first is None:
         raise ValueError(f"{type(model).__name__} has no convolution, so there is no filter to remove.")
     generator, like = torch.Generator().manual_seed(0), first.weight.detach()
-    with torch.no_grad():
-        for size in _SIZES:
-            for channels in dict.fromkeys((first.in_channels, 3, 1)):
-                shape = (2, channels, *[size] * (like.ndim - 2))
-                picture = torch.randn(shape, generator=generator).to(device, like.dtype)
-                try:
-                    model(picture)
-                    return Example((picture,))
-                except Exception:  # whatever a network says of inputs that it does not take
-                    continue
+    training = copy.deepcopy(model).train()
+    found: Example | None = None  # the smallest in eval mode; better one that passes in train mode, too
+    for size in _SIZES:
+        if found is not None and size > 4 * found.args[0].shape[-1]:
+            break
+        for channels in dict.fromkeys((first.in_channels, 3, 1)):
+            shape = (2, channels, *[size] * (like.ndim - 2))
+            picture = Example((torch.randn(shape, generator=generator).to(device, like.dtype),))
+            if picture.passes(model):
+                if picture.passes(training):
+                    return picture
+                found = found or picture
+    if found is not None:
+        return found
     raise ValueError(
         f"{type(model).__name__} takes no picture of {_SIZES[0]} to {_SIZES[-1]} pixels with {first.in_channels} "
         "channels: pass inputs that it takes as example=, such as example=images[:2]."

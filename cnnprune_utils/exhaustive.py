@@ -48,8 +48,8 @@ def all_subnetworks(model: nn.Module, split: Split, *, batch_size: int = 256, at
         then of the layers' columns: row 0 is the whole network.
 
     Raises:
-        ValueError: the network cannot be followed, no filter can be removed, no layer feeds the output as described, or
-            there are more than ``at_most`` sub-networks.
+        ValueError: the network cannot be followed, no filter can be removed, no layer feeds the output as described,
+            or there are more than ``at_most`` sub-networks.
     """
     network = gated(model, split.images[:2])
     last, linear = end_of(network)
@@ -150,9 +150,9 @@ def end_of(network: GatedNetwork) -> tuple[Layer, nn.Linear]:
                 return layer, linear
     readers = (f"{layer} by {' and '.join(found)}" for layer, found in read_by.items())
     raise ValueError(
-        f"no layer of {type(network.network).__name__} is read by one nn.Linear alone whose output is the network's. Its "
-        f"layers are read like this: {', '.join(readers)}; its output is that of {name or 'no single layer'}. Measure the "
-        "plans that matter instead, by gates.mask and training.evaluate."
+        f"no layer of {type(network.network).__name__} is read by one nn.Linear alone whose output is the network's. "
+        f"Its layers are read like this: {', '.join(readers)}; its output is that of {name or 'no single layer'}. "
+        "Measure the plans that matter instead, by gates.mask and training.evaluate."
     )
 
 

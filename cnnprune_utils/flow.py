@@ -79,7 +79,7 @@ class Flow:
         Raises:
             Undecided: a branch depends on the numbers.
         """
-        self._paths = {id(module): name for name, module in reversed([*self.model.named_modules()])}
+        self._paths: dict[int, str] = {id(module): name for name, module in reversed([*self.model.named_modules()])}
         self._tensors = tensor_names(self.model)
         self._labels: dict[int, tuple[Tensor, int]] = {}  # of each storage, with the bytes of one of its numbers
         self._named: set[int] = set()  # storages that hold names
@@ -129,8 +129,8 @@ class Flow:
         """Return the innermost module that runs, by its name in the network, such as ``stage2.norm``."""
         for frame in _frames():
             module = frame.f_locals.get("self")
-            if isinstance(module, nn.Module) and self._paths.get(id(module)):
-                return self._paths[id(module)]
+            if isinstance(module, nn.Module) and (path := self._paths.get(id(module))):
+                return path
         return f"{type(self.model).__name__}.forward"
 
     def _put(self, tensor: Tensor, labels: Tensor) -> None:
@@ -312,7 +312,9 @@ class _Layers(TorchFunctionMode):
             return func(*args, **kwargs)
         with _busy(flow), _disable_current_modes():
             out = func(*args, **kwargs)
-            if isinstance(known, Read):
+            if known is None:
+                pass
+            elif isinstance(known, Read):
                 flow.layer(known, out)
             elif func in _NORMS:
                 flow.norm(known, out)
@@ -331,9 +333,9 @@ def _knows(func: Any, name: str, args: Any, kwargs: Any) -> Read | dict[str, Any
     return {"input": kwargs.get("input", args[0] if args else None)} if is_dropout else None
 
 
-class _Operations(TorchDispatchMode):
+class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, flow: Flow) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.flow = flow
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -358,7 +360,7 @@ def _busy(flow: Flow) -> Iterator[None]:
 
 def storage_of(tensor: Tensor) -> int:
     """Return a number that tensors share if they share their memory."""
-    return tensor.untyped_storage()._cdata
+    return int(tensor.untyped_storage()._cdata)
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:

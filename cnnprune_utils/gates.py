@@ -53,8 +53,8 @@ class GatedNetwork(nn.Module):
     Attributes:
         network: a copy of the model, with the same parameters.
         structure: which filters the gates stand for.
-        on_read: called with each reader (a key of ``structure.readers``), its input before the gates, and the dimension of
-            its channels, in every forward pass; None for nobody.
+        on_read: called in every forward pass with each reader (a key of ``structure.readers``), its input before the
+            gates, and the dimension of its channels; None for nobody.
     """
 
     def __init__(self, model: nn.Module, structure: Structure) -> None:
@@ -65,7 +65,7 @@ class GatedNetwork(nn.Module):
         self.network = copy_of(model, shared=True)
         self.structure = structure
         self.on_read: Callable[[tuple[str, int], Tensor, int], None] | None = None
-        tensors = dict(self.network.named_parameters(remove_duplicate=False))
+        tensors: dict[str, Tensor] = dict(self.network.named_parameters(remove_duplicate=False))
         tensors |= dict(self.network.named_buffers(remove_duplicate=False))
         like = next(tensors[weight] for weight, _ in structure.readers).detach()
         self.gates = {name: Gate(like.new_ones(layer.out_channels)) for name, layer in structure.layers.items()}
@@ -77,8 +77,8 @@ class GatedNetwork(nn.Module):
     def _columns_of(self, filters: Tensor) -> dict[str, int]:
         """Layer -> how many channels of a reader belong to one of its filters, at most."""
         counts = torch.bincount(filters[filters >= 0], minlength=self.structure.n_filters)
-        split = counts.split([layer.out_channels for layer in self.structure.layers.values()])
-        return {name: int(n.max()) for name, n in zip(self.gates, split, strict=True) if n.numel() and n.max() > 0}
+        most = {name: int(n.max()) for name, n in self.structure.by_layer(counts).items() if n.numel()}
+        return {name: n for name, n in most.items() if n}
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         with _Gating(self):
@@ -269,8 +269,8 @@ def gated_for(model: nn.Module, split: Split) -> GatedNetwork:
     network = model if isinstance(model, GatedNetwork) else gated(model, split.images[:2])
     if network.structure.batch_statistics:
         raise ValueError(
-            f"{', '.join(network.structure.batch_statistics)} normalises with the statistics of each batch, in eval mode "
-            "too, so scores would depend on which images come together: give it running statistics "
+            f"{', '.join(network.structure.batch_statistics)} normalises with the statistics of each batch, also in "
+            "eval mode, so scores would depend on which images come together: give it running statistics "
             "(track_running_stats=True), and train a little."
         )
     return network

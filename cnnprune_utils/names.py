@@ -47,14 +47,14 @@ class Names:
 
     def merge(self, a: Tensor, b: Tensor, why: str) -> None:
         """Merge the names of ``a`` and ``b``, place by place; where one meets a number that nobody makes, freeze it."""
-        a, b = (self.roots(x).flatten() for x in torch.broadcast_tensors(a, b))
+        a, b = (self.roots(x).flatten() for x in torch.broadcast_tensors(a, b))  # type: ignore[no-untyped-call]
         if bool((nobody := (a * b == 0) & (a + b > 0)).any()):
             self.freeze(torch.maximum(a, b)[nobody], why)
         apart = (a != b) & (a > 0) & (b > 0)
         if not bool(apart.any()):
             return
         low, high = torch.minimum(a, b)[apart], torch.maximum(a, b)[apart]
-        if len(high.unique()) == len(high) and not bool(torch.isin(high, low).any()):
+        if len(set(high.tolist())) == len(high) and not bool(torch.isin(high, low).any()):
             self._parent[high] = low  # all at once: no name is merged twice
             for one, other in zip(low.tolist(), high.tolist(), strict=True) if self._why else ():
                 self._pass_on(one, other)
@@ -64,7 +64,7 @@ class Names:
 
     def freeze(self, labels: Tensor, why: str) -> None:
         """Nothing that ``labels`` name may be removed; the first reason is kept."""
-        for name in torch.unique(self.roots(labels)).tolist():
+        for name in set(self.roots(labels).flatten().tolist()):
             if name > 0:
                 self._why.setdefault(name, why)
 

@@ -203,9 +203,9 @@ def surgery_picture(layers: Sequence[Layer], kept: Mapping[str, Sequence[int]], 
             for c in range(widths[i]):
                 color = REMOVED if r not in row_stays else KEPT if c in stays[i] else UNREAD
                 axes.add_patch(Rectangle((c, r), 0.88, 0.88, color=color))
-        consumer = layers[-1].consumers[0]
-        name = consumer.name if last else layers[i].name
-        blocks = f"blocks of {consumer.block} columns" if last else "reads channel"
+        columns = layers[-1].places[-1]  # of the linear layer
+        name = columns.tensor.removesuffix(".weight") if last else layers[i].name
+        blocks = f"blocks of {len(columns.indices[0])} columns" if last else "reads channel"
         axes.set(xlim=(0, widths[i]), ylim=(rows, 0), aspect="equal", title=name, xlabel=blocks)
         axes.set_xticks(np.arange(widths[i]) + 0.44, range(widths[i]))
         axes.set_yticks(np.arange(rows) + 0.44, ["all rows"] if last else list(range(rows)))

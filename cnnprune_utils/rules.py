@@ -1,7 +1,7 @@
 """What each kind of operation does to names: a rule takes a call and returns the labels of its results.
 
-An entry of :data:`RULES` names operations as ATen does; :data:`KINDS` has patterns for families. Operations that PyTorch
-itself tags as pointwise need no entry, nor does one that is seen to act on each number by itself.
+An entry of :data:`RULES` names operations as ATen does; :data:`KINDS` has patterns for families. Operations that
+PyTorch itself tags as pointwise need no entry, nor does one that is seen to act on each number by itself.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def apply(flow: Flow, call: Call) -> list[Tensor]:
 def pointwise(flow: Flow, call: Call) -> Labels:
     """Numbers meet element by element, so their names are merged; parameters belong to the names that they meet."""
     names, matrices = flow.names, [x for x in call.ins if flow.is_matrix(x)]
-    shape = torch.broadcast_shapes(*(x.shape for x in call.ins))
+    shape = torch.Size(torch.broadcast_shapes(*(x.shape for x in call.ins)))  # type: ignore[no-untyped-call]
     result = torch.full([1] * len(shape), ANYBODY)
     for x in call.ins:
         if x.numel() != 1 and not flow.is_matrix(x):
@@ -109,7 +109,7 @@ def pointwise(flow: Flow, call: Call) -> Labels:
 
 def _meet(flow: Flow, call: Call, a: Tensor, b: Tensor) -> Tensor:
     a, b = _spread(flow, call, a, b), _spread(flow, call, b, a)
-    shape = torch.broadcast_shapes(a.shape, b.shape)
+    shape = torch.Size(torch.broadcast_shapes(a.shape, b.shape))  # type: ignore[no-untyped-call]
     a, b = flow.names.core(a), flow.names.core(b)
     flow.names.merge(a, b, f"{call.name} in {flow.where()} joins it with numbers that no filter makes")
     return torch.where(a > 0, a, torch.where(b > 0, b, torch.maximum(a, b))).expand(shape)
@@ -157,7 +157,7 @@ def _reshaped(flow: Flow, call: Call) -> Labels:
             if -1 in (call["size"] or ()) and list(call["size"]).index(-1) == wide[outer]:
                 outer += 1
             first = together.narrow(outer, 0, 1)
-            flow.names.merge(*map(flow.names.core, (first.expand_as(together), together)), "splits channels into parts")
+            flow.names.merge(first, flow.names.core(together), "splits channels into parts")
     return flow.labels(x).reshape(y.shape)
 
 
@@ -308,12 +308,11 @@ def _acts_on_each_number(call: Call) -> bool:
     """Whether an operation on one tensor is seen to change each of its numbers by itself."""
     if len(call.ins) != 1 or not call.ins[0].is_floating_point():
         return False
-    func = call.func
-    if func._schema.is_mutable:  # try what does the same, without writing in place
-        packet = getattr(torch.ops.aten, call.name, None)
-        func = getattr(packet, func._overloadname, None)
-        if func is None:
-            return False
+    func: Callable[..., Any] | None = call.func
+    if call.func._schema.is_mutable:  # try what does the same, without writing in place
+        func = getattr(getattr(torch.ops.aten, call.name, None), call.func._overloadname, None)
+    if func is None:
+        return False
     x, y = call.ins[0], call.outs[0] if call.outs else None
     if y is None or y.shape != x.shape or x.numel() < 2 or call.args[0] is not x:
         return False

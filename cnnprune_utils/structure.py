@@ -168,7 +168,7 @@ class Structure:
 
     def by_layer(self, values: Tensor) -> dict[str, Tensor]:
         """Return a number for each filter, (n_filters,), layer by layer."""
-        parts = values.split([layer.out_channels for layer in self.layers.values()])
+        parts = torch.split(values, [layer.out_channels for layer in self.layers.values()])
         return dict(zip(self.layers, parts, strict=True))
 
     @property
@@ -242,8 +242,8 @@ def analyse(model: nn.Module, example: Any = None) -> Structure:
                     raise
                 except Exception as error:
                     raise ValueError(
-                        f"{type(model).__name__} fails on the example ({inputs}): {error}. Pass inputs that it takes as "
-                        "example=."
+                        f"{type(model).__name__} fails on the example ({inputs}): {error}. Pass inputs that it takes "
+                        "as example=."
                     ) from error
         twin.train()
         try:

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from .cutting import copy_of, without
+from .data import Split
 from .example import Example, untouched
 from .flow import tensors_in
 from .gates import closed_network
 from .plan import Plan
 from .structure import Structure, analyse, runs
+from .training import evaluating
 
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
 """How far two ways to compute the same may lie apart, as a share of the largest output."""
@@ -62,8 +64,8 @@ def _prove(model: nn.Module, pruned: nn.Module, structure: Structure, plan: Plan
                 apart, dtype = _apart(small, masked, structure.example)
             if not apart <= _TOLERANCE.get(dtype, 1e-3):
                 raise ValueError(
-                    f"without these filters, {type(model).__name__} computes something else than with their gates closed "
-                    f"(outputs differ by {apart:.2g} of the largest, on an example of {structure.example}). "
+                    f"without these filters, {type(model).__name__} computes something else than with their gates "
+                    f"closed (outputs differ by {apart:.2g} of the largest, on an example of {structure.example}). "
                     "Something in forward depends on the number of channels or on the parameters as a whole, such as a "
                     f"division by out_channels or a mean over weights. {_guilty(model, structure, plan)}"
                 )
@@ -103,4 +105,21 @@ def difference(first: Sequence[Tensor], second: Sequence[Tensor]) -> float:
             gap = torch.where(x == y, 0.0, (x - y).abs())
             gap = torch.where(x.isnan() & y.isnan(), 0.0, gap).nan_to_num(nan=float("inf"))
             largest = max(largest, float(gap.max() / scale) if scale > 0 else float(gap.max()))
+    return largest
+
+
+def same_outputs(one: nn.Module, other: nn.Module, data: Split, *, batch_size: int = 256) -> float:
+    """Return how far the outputs of two networks lie apart on ``data``, as a share of the largest output of ``other``.
+
+    Both are measured in eval mode, and both are left as they were. For a pruned network and the one with closed gates
+    it is 0 up to rounding: about 1e-6 in float32.
+
+    Returns:
+        The largest difference of any output on any example; infinity where shapes differ.
+    """
+    largest = 0.0
+    with evaluating(one), evaluating(other), torch.no_grad():
+        for images, _ in data.batches(batch_size):
+            first, second = (list(tensors_in(network(images))) for network in (one, other))
+            largest = max(largest, difference(first, second))
     return largest
