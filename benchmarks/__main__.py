@@ -12,9 +12,9 @@ from typing import Any
 
 import pandas as pd
 
-from cnnprune_utils.data import fetch_fashion_mnist, load_fashion_mnist
+from cnnprune_utils.book.fashion_mnist import fetch_fashion_mnist, load_fashion_mnist
 from cnnprune_utils.exhaustive import all_subnetworks
-from cnnprune_utils.models import load_model
+from cnnprune_utils.saving import load_model
 
 from . import end_to_end, large, memory, recipe, recovery, rival, scoring, studies, usual_recipe
 from .sizes import smaller

@@ -19,9 +19,10 @@ import cnnprune_utils.board
 from benchmarks import recipe
 from cnnprune_utils.board.facts import Facts, measure, packed
 from cnnprune_utils.board.pictures import Pictures
-from cnnprune_utils.data import CLASS_NAMES, Split, load_fashion_mnist
+from cnnprune_utils.book.fashion_mnist import CLASS_NAMES, load_fashion_mnist
+from cnnprune_utils.batches import Split
 from cnnprune_utils.files import write
-from cnnprune_utils.models import load_model
+from cnnprune_utils.saving import load_model
 
 FILE = Path(cnnprune_utils.board.__file__).with_name("baseline.json")
 PER_CLASS = 2

@@ -11,8 +11,10 @@ import pandas as pd
 from torch import nn
 
 from cnnprune_utils.criteria import taylor
-from cnnprune_utils.data import Splits, load_fashion_mnist
-from cnnprune_utils.models import CNN, load_model, save_model
+from cnnprune_utils.batches import Splits
+from cnnprune_utils.book.fashion_mnist import load_fashion_mnist
+from cnnprune_utils.book.cnn import CNN
+from cnnprune_utils.saving import load_model, save_model
 from cnnprune_utils.plan import Plan, lowest, per_layer, rank
 from cnnprune_utils.surgery import prune
 from cnnprune_utils.training import best_device, evaluate, fit, seed_everything

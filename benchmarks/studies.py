@@ -23,12 +23,13 @@ from tqdm import tqdm
 from benchmarks import recipe
 from cnnprune_utils.choice import choices
 from cnnprune_utils.criteria import CRITERIA, random
-from cnnprune_utils.data import Split, Splits, load_fashion_mnist
+from cnnprune_utils.batches import Split, Splits
+from cnnprune_utils.book.fashion_mnist import load_fashion_mnist
 from cnnprune_utils.exhaustive import all_subnetworks, best_of_each_size, percentile, plan_of, row_of
 from cnnprune_utils.gates import mask
-from cnnprune_utils.models import load_model, save_model
+from cnnprune_utils.saving import load_model, save_model
 from cnnprune_utils.plan import Plan, Scores, lowest, rank
-from cnnprune_utils.schedule import Target, compress
+from cnnprune_utils.loop import Target, compress
 from cnnprune_utils.structure import prunable_layers
 from cnnprune_utils.training import best_device, evaluate
 

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from .criteria import taylor
-from .data import Split
+from .batches import Split
 from .gates import closed, gated
 from .plan import Plan, Scores, lowest, rank
 from .surgery import prune

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .data import Split
+from .batches import Split
 from .gates import Gate, GatedNetwork, Loss, check_losses, closed, gate_gradients, gated
 from .plan import Scores
 from .structure import prunable_layers

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 from tqdm import tqdm
 
-from .data import Split
+from .batches import Split
 from .gates import gated
 from .plan import Plan
 from .structure import Layer, Structure, analyse

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .data import Split
+from .batches import Split
 from .plan import Plan
 from .structure import Structure, analyse, removals
 from .training import fastest_layout, laid_out

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from .data import Split
-from .models import to_bytes
+from .batches import Split
+from .saving import to_bytes
 from .plan import Plan
 from .structure import Layer, analyse
 from .training import evaluate, evaluating

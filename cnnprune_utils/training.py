@@ -22,8 +22,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ConstantLR, LRScheduler, OneCycleLR
 from tqdm import tqdm
 
-from .data import Split, Splits
-from .unfinished import Unfinished, digest
+from .batches import Split, Splits
+from .training_state import Unfinished, digest
 
 Schedule: TypeAlias = Callable[[Optimizer, int], LRScheduler]
 """Called with an optimizer, which has the highest learning rate, and the number of updates to come."""

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from benchmarks import recipe
-from cnnprune_utils.data import Splits
-from cnnprune_utils.models import load_model
+from cnnprune_utils.batches import Splits
+from cnnprune_utils.saving import load_model
 from cnnprune_utils.training import evaluate
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"

@@ -26,8 +26,10 @@ from cnnprune_utils.command.cli import main
 from cnnprune_utils.command.folder import STEPS, RunFolder
 from cnnprune_utils.command.parsing import from_mapping
 from cnnprune_utils.command.steps import STEP_FUNCTIONS
-from cnnprune_utils.data import CLASS_NAMES, Splits
-from cnnprune_utils.models import CNN, save_model
+from cnnprune_utils.book.fashion_mnist import CLASS_NAMES
+from cnnprune_utils.batches import Splits
+from cnnprune_utils.book.cnn import CNN
+from cnnprune_utils.saving import save_model
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = ["run", *STEPS, "predict", "data", "ui"]

@@ -26,9 +26,10 @@ from cnnprune_utils.command.parsing import SettingsError, from_mapping, merged
 from cnnprune_utils.command.steps import STEP_FUNCTIONS
 from cnnprune_utils.command.work import Run, check, load_data
 from cnnprune_utils.criteria import taylor
-from cnnprune_utils.data import Splits
+from cnnprune_utils.batches import Splits
 from cnnprune_utils.metrics import macs, parameters
-from cnnprune_utils.models import CNN, load_model, save_model
+from cnnprune_utils.book.cnn import CNN
+from cnnprune_utils.saving import load_model, save_model
 from cnnprune_utils.plan import Plan, lowest, rank
 from cnnprune_utils.surgery import prune
 from cnnprune_utils.training import evaluate

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ..criteria import taylor
-from ..data import Split
+from ..batches import Split
 from ..exhaustive import all_subnetworks, best_of_each_size, plan_of
 from ..metrics import macs, parameters
 from ..plan import Plan, rank

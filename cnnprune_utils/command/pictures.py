@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..data import CLASS_NAMES
+from ..book.fashion_mnist import CLASS_NAMES
 from ..training import evaluating
 from .image_files import PictureError, listed, printable, read
 

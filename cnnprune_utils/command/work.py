@@ -10,10 +10,12 @@ import torch
 from torch import nn
 from torchinfo import summary
 
-from ..data import Splits, load_fashion_mnist
+from ..batches import Splits
+from ..book.fashion_mnist import load_fashion_mnist
 from ..files import write
 from ..metrics import macs, parameters
-from ..models import CNN, load_model
+from ..book.cnn import CNN
+from ..saving import load_model
 from ..plan import Plan
 from ..training import best_device
 from .figures import draw, table

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from cnnprune_utils.data import Split, Splits
+from cnnprune_utils.batches import Split, Splits
 from cnnprune_utils.training import SCHEDULES, fit, seed_everything
-from cnnprune_utils.unfinished import digest
+from cnnprune_utils.training_state import digest
 
 EPOCHS = 5
 

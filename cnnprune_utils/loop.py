@@ -21,11 +21,11 @@ from torch import nn
 from tqdm import tqdm
 
 from .criteria import taylor
-from .data import Split, Splits
+from .batches import Split, Splits
 from .gates import GatedNetwork, closed, gated
 from .metrics import macs_per_filter
 from .plan import Plan, Scores, rank
-from .run import Filter, Run, Target, fingerprint
+from .loop_state import Filter, Run, Target, fingerprint
 from .surgery import prune
 from .training import evaluate, fit
 

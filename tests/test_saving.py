@@ -21,7 +21,8 @@ import torchvision
 from torch import Tensor, nn
 
 from cnnprune_utils import models
-from cnnprune_utils.models import CNN, load_model, save_model, to_bytes
+from cnnprune_utils.book.cnn import CNN
+from cnnprune_utils.saving import load_model, save_model, to_bytes
 from cnnprune_utils.plan import Plan
 from cnnprune_utils.surgery import prune
 
@@ -259,7 +260,7 @@ def test_others_may_read_the_file_as_any_other_new_file(tmp_path: Path) -> None:
 
 FRESH = """
 import sys, torch, torchvision
-from cnnprune_utils.models import load_model
+from cnnprune_utils.saving import load_model
 folder = sys.argv[1]
 cnn = load_model(f"{folder}/cnn").eval()
 resnet = load_model(f"{folder}/resnet", base=torchvision.models.resnet18(num_classes=10)).eval()

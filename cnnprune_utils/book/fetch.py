@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import platformdirs
 from torchvision.datasets import FashionMNIST
 
-from .files import write
+from ..files import write
 
 # SHA-256 of the uncompressed files
 FILES: Mapping[str, str] = {

@@ -24,8 +24,9 @@ import torch
 import torchvision
 
 from cnnprune_utils import data, fetch
-from cnnprune_utils.data import CLASS_NAMES, Split, Splits, load_fashion_mnist
-from cnnprune_utils.fetch import FetchError, Source
+from cnnprune_utils.book.fashion_mnist import CLASS_NAMES, load_fashion_mnist
+from cnnprune_utils.batches import Split, Splits
+from cnnprune_utils.book.fetch import FetchError, Source
 
 CONTENTS = {name: f"contents of {name}, ".encode() * 5000 for name in fetch.FILES}
 CHECKSUMS = {name: hashlib.sha256(contents).hexdigest() for name, contents in CONTENTS.items()}

@@ -15,14 +15,14 @@ from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
-from .data import Splits
+from .batches import Splits
 from .files import write
 from .metrics import macs, parameters
-from .models import load_model, save_model, to_bytes
+from .saving import load_model, save_model, to_bytes
 from .plan import Plan
 from .structure import prunable_layers
 from .surgery import prune
-from .unfinished import digest
+from .training_state import digest
 
 Filter: TypeAlias = tuple[str, int]
 """The name of its layer, and its number."""
