@@ -12,7 +12,8 @@ from typing import Any
 
 import pandas as pd
 
-from cnnprune_utils.book.fashion_mnist import fetch_fashion_mnist, load_fashion_mnist
+from cnnprune_utils.book.fashion_mnist import load_fashion_mnist
+from cnnprune_utils.book.fetch import fetch
 from cnnprune_utils.exhaustive import all_subnetworks
 from cnnprune_utils.saving import load_model
 
@@ -48,7 +49,7 @@ QUICK: dict[str, dict[str, Any]] = {
 
 def speed(*, usual_epochs: int, at_most: int | None = None) -> None:
     print("1. The usual recipe against the book's: train, score, prune to at most 23,800 parameters, fine-tune, test\n")
-    root = fetch_fashion_mnist().parents[1]
+    root = fetch().folder.parents[1]
     outcome, steps = end_to_end.tables(root, usual_epochs=usual_epochs, at_most=at_most)
     show(outcome, seconds=1, parameters=0, test_accuracy=4, times_less=1)
     print()

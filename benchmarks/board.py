@@ -17,16 +17,16 @@ from torch import nn
 
 import cnnprune_utils.board
 from benchmarks import recipe
+from cnnprune_utils.batches import Split
 from cnnprune_utils.board.facts import Facts, measure, packed
 from cnnprune_utils.board.pictures import Pictures
 from cnnprune_utils.book.fashion_mnist import CLASS_NAMES, load_fashion_mnist
-from cnnprune_utils.batches import Split
 from cnnprune_utils.files import write
 from cnnprune_utils.saving import load_model
 
 FILE = Path(cnnprune_utils.board.__file__).with_name("baseline.json")
 PER_CLASS = 2
-SETTINGS = """data/checkpoints/baseline.safetensors, the network of chapter 1
+SETTINGS = """cnnprune_utils/book/checkpoints/baseline.safetensors, the network of chapter 1
 correct, loss: cnnprune_utils.exhaustive.all_subnetworks on the 5,000 validation images, no update after closing
 scores: cnnprune_utils.criteria.taylor on the same images, normalised and ranked by plan.rank
 costs: metrics.parameters and metrics.macs of networks pruned to these widths

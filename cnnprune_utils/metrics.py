@@ -15,8 +15,8 @@ from torch import Tensor, fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from .batches import Split
-from .saving import to_bytes
 from .plan import Plan
+from .saving import to_bytes
 from .structure import Layer, analyse
 from .training import evaluate, evaluating
 

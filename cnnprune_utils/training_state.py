@@ -1,21 +1,19 @@
-"""A training that is not finished, kept in a file: whatever ends the process, it goes on as if nothing had been.
+"""The state of a training, kept in a file: after a kill, the training goes on to the same result.
 
-Everything that an epoch changes is in it: parameters and buffers, the optimizer and its learning rates, the order of
+It holds everything that an epoch changes: parameters and buffers, the optimizer and its learning rates, the order of
 the images, and what dropout draws next. The file is for the machine that wrote it; a finished model travels in
 safetensors.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -23,8 +21,8 @@ from .files import write
 
 
 @dataclass
-class Unfinished:
-    """What an epoch changes, and ``rows``, what is known of each epoch up to here."""
+class TrainingState:
+    """Everything that an epoch changes; ``rows`` has the measurements of each finished epoch."""
 
     model: nn.Module
     optimizer: Optimizer
@@ -33,7 +31,7 @@ class Unfinished:
     rows: list[dict[str, float]] = field(default_factory=list)
 
     def keep(self, file: Path, call: dict[str, Any]) -> None:
-        """Write the state to ``file`` in one move, with the call that it belongs to."""
+        """Write the state to ``file`` atomically, with the call that it belongs to."""
         parts = {name: getattr(self, name).state_dict() for name in ("model", "optimizer", "schedule")}
         order = self.generator.get_state()
         content = io.BytesIO()  # torch.save would answer a full disk with a RuntimeError
@@ -41,14 +39,14 @@ class Unfinished:
         write(file, content.getvalue())
 
     def go_on_from(self, file: Path, call: dict[str, Any]) -> None:
-        """Stand where the state in ``file`` stands, if there is such a file.
+        """Restore the state saved in ``file``, if it exists.
 
         Raises:
             ValueError: the file is damaged or something else, or it belongs to another call. Nothing has changed then.
         """
         if not file.exists():
             return
-        again = f"Delete {file.name}, and the training begins anew."
+        again = f"Delete {file.name}, and the training begins again."
         content = file.read_bytes()
         try:
             state = torch.load(io.BytesIO(content), weights_only=True)  # which runs no code from the file
@@ -74,11 +72,3 @@ def _random_states() -> dict[str, Any]:
     if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state_all()
     return states
-
-
-def digest(tensors: Iterable[Tensor]) -> str:
-    """SHA-256 of the numbers in these tensors: the same in every process, if they are the same."""
-    sha = hashlib.sha256()
-    for tensor in tensors:
-        sha.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return sha.hexdigest()

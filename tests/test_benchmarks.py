@@ -12,9 +12,9 @@ import torch
 from benchmarks import __main__ as bench
 from benchmarks import recipe, recovery, scoring, timing, usual_recipe
 from cnnprune_utils.batches import Split
+from cnnprune_utils.book.cnn import CNN
 from cnnprune_utils.book.fashion_mnist import fetch_fashion_mnist
 from cnnprune_utils.metrics import parameters
-from cnnprune_utils.book.cnn import CNN
 from cnnprune_utils.surgery import prune
 
 TINY = {

@@ -24,18 +24,18 @@ from torch import nn
 
 from benchmarks import board as maker
 from benchmarks import recipe
+from cnnprune_utils.batches import Split, Splits
 from cnnprune_utils.board import NoBoard, board, page
 from cnnprune_utils.board.facts import Facts, fingerprint, measure, shipped, shipped_json
 from cnnprune_utils.board.pictures import Pictures, grey
-from cnnprune_utils.criteria import taylor
+from cnnprune_utils.book.cnn import CNN
 from cnnprune_utils.book.fashion_mnist import CLASS_NAMES
-from cnnprune_utils.batches import Split, Splits
+from cnnprune_utils.criteria import taylor
 from cnnprune_utils.exhaustive import all_subnetworks, best_of_each_size, row_of
 from cnnprune_utils.gates import mask
 from cnnprune_utils.metrics import macs, parameters
-from cnnprune_utils.book.cnn import CNN
-from cnnprune_utils.saving import load_model
 from cnnprune_utils.plan import Plan, lowest, rank
+from cnnprune_utils.saving import load_model
 from cnnprune_utils.surgery import prune
 from cnnprune_utils.training import evaluate, predict
 

@@ -11,14 +11,14 @@ import torch
 from random_networks import Net, assert_unchanged, one_thread, randomize, snapshot  # noqa: F401
 from torch import nn
 
+from cnnprune_utils.batches import Split, Splits
+from cnnprune_utils.book.cnn import CNN
 from cnnprune_utils.choice import choose
 from cnnprune_utils.criteria import magnitude, taylor
-from cnnprune_utils.batches import Split, Splits
 from cnnprune_utils.exhaustive import all_subnetworks, percentile
 from cnnprune_utils.gates import mask
-from cnnprune_utils.book.cnn import CNN
-from cnnprune_utils.saving import load_model
 from cnnprune_utils.plan import Plan, lowest, rank
+from cnnprune_utils.saving import load_model
 from cnnprune_utils.surgery import prune
 from cnnprune_utils.training import evaluate
 

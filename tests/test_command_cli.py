@@ -20,15 +20,15 @@ import pytest
 import yaml
 from torchvision.transforms.functional import to_pil_image
 
+from cnnprune_utils.batches import Splits
+from cnnprune_utils.book.cnn import CNN
+from cnnprune_utils.book.fashion_mnist import CLASS_NAMES
 from cnnprune_utils.command import __main__ as entry
 from cnnprune_utils.command import cli, work
 from cnnprune_utils.command.cli import main
 from cnnprune_utils.command.folder import STEPS, RunFolder
 from cnnprune_utils.command.parsing import from_mapping
 from cnnprune_utils.command.steps import STEP_FUNCTIONS
-from cnnprune_utils.book.fashion_mnist import CLASS_NAMES
-from cnnprune_utils.batches import Splits
-from cnnprune_utils.book.cnn import CNN
 from cnnprune_utils.saving import save_model
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -16,11 +16,11 @@ from PIL import Image
 from torch import nn
 
 from cnnprune_utils import models
+from cnnprune_utils.batches import Splits
+from cnnprune_utils.book.fashion_mnist import CLASS_NAMES
 from cnnprune_utils.command import image_files
 from cnnprune_utils.command.image_files import PictureError, read
 from cnnprune_utils.command.pictures import Failure, Prediction, as_json, as_text, predict_files, predict_images
-from cnnprune_utils.book.fashion_mnist import CLASS_NAMES
-from cnnprune_utils.batches import Splits
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -23,12 +23,12 @@ import pandas as pd
 import pytest
 import torch
 
+from cnnprune_utils.batches import Splits
 from cnnprune_utils.command import cli, console, store, tracking, work
 from cnnprune_utils.command import ui as ui_module
 from cnnprune_utils.command.cli import main
 from cnnprune_utils.command.folder import STEPS, RunFolder
 from cnnprune_utils.command.steps import STEP_FUNCTIONS
-from cnnprune_utils.batches import Splits
 from cnnprune_utils.saving import load_model
 
 pytest.importorskip("mlflow", reason="MLflow is not installed")

@@ -23,11 +23,11 @@ from torch import Tensor, nn
 from benchmarks.recipe import CHECKPOINTS
 from cnnprune_utils import exhaustive
 from cnnprune_utils.batches import Split, Splits
+from cnnprune_utils.book.cnn import CNN
 from cnnprune_utils.exhaustive import all_subnetworks, best_of_each_size, percentile, plan_of, row_of
 from cnnprune_utils.gates import mask
-from cnnprune_utils.book.cnn import CNN
-from cnnprune_utils.saving import load_model
 from cnnprune_utils.plan import Plan
+from cnnprune_utils.saving import load_model
 from cnnprune_utils.structure import prunable_layers
 from cnnprune_utils.training import evaluate
 

@@ -24,8 +24,8 @@ import torch
 import torchvision
 
 from cnnprune_utils import data, fetch
-from cnnprune_utils.book.fashion_mnist import CLASS_NAMES, load_fashion_mnist
 from cnnprune_utils.batches import Split, Splits
+from cnnprune_utils.book.fashion_mnist import CLASS_NAMES, load_fashion_mnist
 from cnnprune_utils.book.fetch import FetchError, Source
 
 CONTENTS = {name: f"contents of {name}, ".encode() * 5000 for name in fetch.FILES}
@@ -648,7 +648,7 @@ def test_the_command_killed_politely_leaves_no_temporary_files(apt, tmp_path):
         "TMPDIR": str(tmp_path / "temporary"),
         "HANG": "1",
     }
-    command = [sys.executable, "-m", "cnnprune_utils.data"]
+    command = [sys.executable, "-m", "cnnprune_utils.book.fashion_mnist"]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
         for _ in range(600):
@@ -666,7 +666,7 @@ def test_the_command_killed_politely_leaves_no_temporary_files(apt, tmp_path):
 
 
 def run_command(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "cnnprune_utils.data"]
+    command = [sys.executable, "-m", "cnnprune_utils.book.fashion_mnist"]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
 
 

@@ -23,13 +23,13 @@ from random_networks import assert_unchanged, one_thread, randomize, snapshot  #
 from torch import Tensor, nn
 
 from cnnprune_utils import criteria, schedule
-from cnnprune_utils.criteria import CRITERIA, magnitude, taylor
 from cnnprune_utils.batches import Split, Splits
-from cnnprune_utils.gates import mask
-from cnnprune_utils.metrics import macs, macs_per_filter, parameters
 from cnnprune_utils.book.cnn import CNN
-from cnnprune_utils.plan import Plan, Scores, lowest, rank
+from cnnprune_utils.criteria import CRITERIA, magnitude, taylor
+from cnnprune_utils.gates import mask
 from cnnprune_utils.loop import Compressed, Target, TargetMissed, compress
+from cnnprune_utils.metrics import macs, macs_per_filter, parameters
+from cnnprune_utils.plan import Plan, Scores, lowest, rank
 from cnnprune_utils.structure import prunable_layers
 from cnnprune_utils.surgery import prune
 from cnnprune_utils.training import evaluate, fit

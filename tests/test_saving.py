@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from cnnprune_utils import models
 from cnnprune_utils.book.cnn import CNN
-from cnnprune_utils.saving import load_model, save_model, to_bytes
 from cnnprune_utils.plan import Plan
+from cnnprune_utils.saving import load_model, save_model, to_bytes
 from cnnprune_utils.surgery import prune
 
 BEFORE = """\

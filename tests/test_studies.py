@@ -9,12 +9,12 @@ import torch
 from random_networks import assert_unchanged, one_thread, randomize, snapshot  # noqa: F401
 
 from benchmarks import studies
-from cnnprune_utils.criteria import CRITERIA, oracle
 from cnnprune_utils.batches import Split, Splits
-from cnnprune_utils.exhaustive import all_subnetworks, best_of_each_size, percentile, row_of
 from cnnprune_utils.book.cnn import CNN
-from cnnprune_utils.plan import Plan, lowest, rank
+from cnnprune_utils.criteria import CRITERIA, oracle
+from cnnprune_utils.exhaustive import all_subnetworks, best_of_each_size, percentile, row_of
 from cnnprune_utils.loop import Target, compress
+from cnnprune_utils.plan import Plan, lowest, rank
 
 FILES = Path(__file__).resolve().parent.parent / "data" / "studies"
 WAYS = [*CRITERIA, "oracle, no norm", "taylor, scored again", "closed gates", "beam of 4", "choose", "all sub-networks"]

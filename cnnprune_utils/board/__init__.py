@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from ..book.fashion_mnist import CLASS_NAMES
 from ..batches import Split
+from ..book.fashion_mnist import CLASS_NAMES
 
 if TYPE_CHECKING:
     from .widget import Board

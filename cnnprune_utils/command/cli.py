@@ -177,8 +177,10 @@ def _model(name: str, uri: str | None) -> nn.Module:
 
 def _checked(model: nn.Module, name: str) -> nn.Module:
     from ..book.cnn import CNN
+    from ..book.fashion_mnist import CLASS_NAMES, IMAGE_SIZE
 
-    if not isinstance(model, CNN) or (model.in_channels, model.image_size, model.n_classes) != (1, 28, 10):
+    fits = (1, IMAGE_SIZE, len(CLASS_NAMES))
+    if not isinstance(model, CNN) or (model.in_channels, model.image_size, model.n_classes) != fits:
         raise ValueError(f"{name} holds a network for other images than Fashion-MNIST's: grey, 28x28, ten classes")
     return model.float()  # as the images are
 

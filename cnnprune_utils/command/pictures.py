@@ -22,8 +22,9 @@ __all__ = ["Failure", "Prediction", "as_json", "as_text", "predict_files", "pred
 class Prediction:
     """What the network says of one picture.
 
-    ``index`` and ``label`` are the likeliest class; ``probabilities`` has all ten (softmax), in the order of
-    :data:`cnnprune_utils.data.CLASS_NAMES`; ``note`` says what was done to the picture, and is empty for most.
+    ``index`` and ``label`` are the likeliest class; ``probabilities`` has those of all classes (softmax), in
+    the order of :data:`cnnprune_utils.book.CLASS_NAMES`; ``note`` says what was done to the picture, and is
+    empty for most.
     """
 
     path: str

@@ -11,12 +11,12 @@ from torch import nn
 from torchinfo import summary
 
 from ..batches import Splits
-from ..book.fashion_mnist import load_fashion_mnist
+from ..book.cnn import CNN
+from ..book.fashion_mnist import IMAGE_SIZE, load_fashion_mnist
 from ..files import write
 from ..metrics import macs, parameters
-from ..book.cnn import CNN
-from ..saving import load_model
 from ..plan import Plan
+from ..saving import load_model
 from ..training import best_device
 from .figures import draw, table
 from .folder import RunError, RunFolder
@@ -118,5 +118,5 @@ def check(settings: Settings) -> None:
 
 
 def sizes(model: nn.Module) -> dict[str, int]:
-    device = next(model.parameters()).device
-    return {"parameters": parameters(model), "macs": macs(model, torch.zeros(1, 1, 28, 28, device=device))}
+    image = torch.zeros(1, 1, IMAGE_SIZE, IMAGE_SIZE, device=next(model.parameters()).device)
+    return {"parameters": parameters(model), "macs": macs(model, image)}
