@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import Literal, TypeAlias
 from urllib.parse import urlsplit
 
 from ..book.fashion_mnist import CLASS_NAMES, N_TRAINING_IMAGES
@@ -26,10 +26,7 @@ def criteria() -> tuple[str, ...]:
     return tuple(ast.literal_eval(name) for name in table.keys if name is not None)
 
 
-if TYPE_CHECKING:
-    Criterion: TypeAlias = str
-else:
-    Criterion = Literal[criteria()]
+Criterion: TypeAlias = Literal[criteria()]  # type: ignore[valid-type]  # mypy takes literals only from the text
 Schedule: TypeAlias = Literal["one_cycle", "constant"]
 
 SIZES = ("remove", "parameters", "macs")  # how far to prune: one of them
