@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import recipe
 from cnnprune_utils.batches import Splits
-from cnnprune_utils.book import checkpoint, history
+from cnnprune_utils.book import checkpoint, training_history
 from cnnprune_utils.training import evaluate
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
@@ -48,6 +48,6 @@ def test_a_checkpoint_has_its_widths_and_is_trained(splits: Splits, name: str, w
     [("baseline", recipe.TRAIN_EPOCHS), ("scratch", recipe.TRAIN_EPOCHS + recipe.TUNE_EPOCHS)],
 )
 def test_a_committed_history_ends_at_its_committed_model(splits: Splits, name: str, epochs: int) -> None:
-    rows, model = history(name), checkpoint(name)
+    rows, model = training_history(name), checkpoint(name)
     assert rows["epoch"].tolist() == list(range(epochs + 1))
     assert rows["validation_accuracy"].iloc[-1] == pytest.approx(evaluate(model, splits.validation).accuracy)

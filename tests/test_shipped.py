@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from cnnprune_utils.book import checkpoint, history, shipped, study
+from cnnprune_utils.book import checkpoint, shipped, study, training_history
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_what_ships_is_read_by_its_name() -> None:
     assert checkpoint("tuned").widths == (1, 2, 3)
-    assert history("baseline")["epoch"].tolist() == list(range(7))
+    assert training_history("baseline")["epoch"].tolist() == list(range(7))
     assert {"seed", "way", "removed", "accuracy"} <= set(study("choices").columns)
 
 
@@ -22,7 +22,7 @@ def test_what_ships_is_read_by_its_name() -> None:
     ("read", "there"),
     [
         (checkpoint, "checkpoints: baseline, scratch, tuned"),
-        (history, "checkpoints: baseline, scratch"),
+        (training_history, "checkpoints: baseline, scratch"),
         (study, "studies: choices, correlations, shortlists"),
     ],
 )

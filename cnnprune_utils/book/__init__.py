@@ -9,18 +9,18 @@ if TYPE_CHECKING:
     from . import plots
     from .cnn import CNN
     from .fashion_mnist import CLASS_NAMES, load_fashion_mnist
-    from .shipped import checkpoint, history, study
+    from .shipped import checkpoint, study, training_history
 
-__all__ = ["CLASS_NAMES", "CNN", "checkpoint", "history", "load_fashion_mnist", "plots", "study"]
+__all__ = ["CLASS_NAMES", "CNN", "checkpoint", "load_fashion_mnist", "plots", "study", "training_history"]
 
 # Where each name is defined: modules are imported when a name is first used.
 _HOMES = {
     "CLASS_NAMES": "fashion_mnist",
     "CNN": "cnn",
     "checkpoint": "shipped",
-    "history": "shipped",
     "load_fashion_mnist": "fashion_mnist",
     "study": "shipped",
+    "training_history": "shipped",
 }
 
 

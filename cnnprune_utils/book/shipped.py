@@ -27,7 +27,7 @@ def checkpoint(name: str) -> CNN:
     return model
 
 
-def history(name: str) -> pd.DataFrame:
+def training_history(name: str) -> pd.DataFrame:
     """Return how a stored network was trained, as :func:`cnnprune_utils.fit` returns it: "baseline" or "scratch".
 
     Raises:
