@@ -1,13 +1,13 @@
-"""Atomic file writes, and fingerprints of what files and results were made from."""
+"""Atomic file writes, and fingerprints of what files and results were made from, to tell whether that has changed."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,6 +41,13 @@ def fingerprint(parts: Iterable[str | bytes | Tensor]) -> str:
         else:
             digest.update(part if isinstance(part, bytes) else _bytes(part))
     return digest.hexdigest()
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Return what of ``now`` was different before, such as ``"epochs was 5, is 6; seed was 0, is 1"``; else ``""``."""
+    return "; ".join(
+        f"{name} was {before.get(name)}, is {value}" for name, value in now.items() if before.get(name) != value
+    )
 
 
 def _bytes(tensor: Tensor) -> memoryview:

@@ -1,7 +1,7 @@
 """The paper's loop: score, remove the filters that matter least, train a little, again, until the target is reached.
 
-What a criterion promises holds to first order, for a few filters at a time. So each step scores the filters that are
-left anew, and a few updates repair what the step before them did (arXiv:1611.06440, section 2 and figure 1).
+What a criterion promises holds to first order, for a few filters at a time. So each step scores the remaining filters
+again, and a few updates repair what the step before them did (arXiv:1611.06440, section 2 and figure 1).
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 from torch import Tensor, nn
 
 from .batches import Splits
-from .files import fingerprint, write
+from .files import changes, fingerprint, write
 from .metrics import macs, parameters
 from .plan import Plan
 from .saving import load_model, save_model, to_bytes
@@ -173,10 +173,9 @@ class LoopState:
         if not (folder / "compress.json").exists():
             return
         state = json.loads((folder / "compress.json").read_text())
-        before = state["settings"]
-        if changes := [f"{k} was {before.get(k)}, is {v}" for k, v in settings.items() if before.get(k) != v]:
+        if changed := changes(state["settings"], settings):
             raise ValueError(
-                f"{folder} holds another run: {'; '.join(changes)}. Call it as before to go on, or take another folder."
+                f"{folder} holds another run: {changed}. Call it as before to go on, or take another folder."
             )
         self.rows, self.order = state["rows"], [(name, k) for name, k in state["order"]]
         for step in state["networks"]:

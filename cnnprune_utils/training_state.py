@@ -17,7 +17,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from .files import write
+from .files import changes, write
 
 
 @dataclass
@@ -54,9 +54,8 @@ class TrainingState:
         except Exception as error:  # what a reader of pickles stumbles over can be anything
             reason = str(error).partition("\n")[0]
             raise ValueError(f"{file} is damaged, or not the state of a training ({reason}). {again}") from error
-        if changes := [f"{k} was {before.get(k)}, is {v}" for k, v in call.items() if before.get(k) != v]:
-            text = f"{file} holds another training: {'; '.join(changes)}. Call it as before to go on. {again}"
-            raise ValueError(text)
+        if changed := changes(before, call):
+            raise ValueError(f"{file} holds another training: {changed}. Call it as before to go on. {again}")
         for name in ("model", "optimizer", "schedule"):
             getattr(self, name).load_state_dict(state[name])
         self.rows[:] = rows

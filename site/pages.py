@@ -120,7 +120,7 @@ def made_of(source: Path) -> Iterator[str | bytes]:
 
 
 def run_sphinx(source: Path, into: Path, doctrees: Path, *, strict: bool) -> None:
-    """Build all pages anew.
+    """Build all pages.
 
     Raises:
         PagesFailed: with the warnings, each of which is an error when ``strict``.
