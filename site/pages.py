@@ -63,10 +63,11 @@ def entry(notebook: Path) -> str:
 
 
 def modules() -> list[str]:
-    """The names of the package's modules, those of the book included; the board has one page, the command its own."""
+    """The names of the package's modules, the book's included; the board is one page, the command has its own."""
     files = [path.stem for path in ROOT.glob("cnnprune_utils/[!_]*.py")]
     book = [f"book.{path.stem}" for path in ROOT.glob("cnnprune_utils/book/[!_]*.py")]
-    return sorted([*files, *book, "board"])
+    folders = [path.parent.name for path in ROOT.glob("cnnprune_utils/*/__init__.py")]
+    return sorted({*files, *book, *folders} - {"book", "command"})
 
 
 def copy_notebook(notebook: Path, to: Path) -> None:
