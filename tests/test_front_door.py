@@ -39,6 +39,7 @@ def test_no_public_name_is_also_a_module_of_the_package() -> None:
 
 def test_every_criterion_is_public() -> None:
     for name, criterion in CRITERIA.items():
+        assert name in cnnprune_utils.__all__, f"add {name} to cnnprune_utils/__init__.py"
         assert getattr(cnnprune_utils, name) is criterion
 
 
