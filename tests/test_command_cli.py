@@ -183,7 +183,7 @@ def test_used_wrongly_it_says_how_and_ends_with_2(line: str, said: str, capsys: 
     [
         (f"run {300 * 'a'}", "File name too long"),
         ("run huge --network.widths [3000000,3000000]", "allocate memory"),
-        ("data ~nobody-of-this-name/x", "~nobody-of-this-name/x is no folder"),
+        ("data ~nobody-of-this-name/x", "~nobody-of-this-name/x is not a folder"),
         ("data model.safetensors/x", "model.safetensors"),
         ("ui --tracking.uri http://[::1", "Invalid IPv6 URL"),
         ("ui --tracking.uri sqlite:////proc/none/mlflow.db", "/proc/none"),
