@@ -8,7 +8,6 @@ at once.
 from __future__ import annotations
 
 import gzip
-import hashlib
 import logging
 import os
 import tempfile
@@ -21,7 +20,7 @@ from typing import NamedTuple
 import pooch
 from torchvision.datasets import FashionMNIST
 
-from ..files import write
+from ..files import fingerprint, write
 from . import apt
 
 # SHA-256 of the uncompressed files
@@ -164,7 +163,7 @@ def _install(packed: Path, target: Path, sha256: str) -> None:
     """Unpack ``packed``, check it, and put it at ``target`` in one step."""
     with gzip.open(packed) as file:
         data = file.read(LARGEST)
-    if hashlib.sha256(data).hexdigest() != sha256:
+    if fingerprint([data]) != sha256:
         raise FetchError(f"{packed.name} is not the right file: its contents have another SHA-256")
     write(target, data)
 
