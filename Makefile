@@ -55,7 +55,7 @@ outputs: data  ## execute the notebooks and store their outputs in them
 checkpoints: data  ## train the committed checkpoints again, with the calls that the chapters show
 	@exec $(RUN) -m benchmarks.recipe
 
-studies: data  ## make the files of data/studies again: five networks, every way of choosing filters
+studies: data  ## make the book's studies again: five networks, every way of choosing filters
 	@exec $(RUN) -m benchmarks.studies
 
 bench: data  ## measure what the book claims of its speed and accuracy
@@ -71,6 +71,6 @@ $(READY): pyproject.toml site/environment.sh site/missing.py $(if $(shell test -
 	@sh site/environment.sh
 	@mkdir -p $(@D) && touch $@
 
-$(READY)-data: $(READY) $(wildcard cnnprune_utils/data.py cnnprune_utils/fetch.py) $(if $(CNNPRUNE_DATA),FORCE,$(if $(wildcard data/FashionMNIST/raw),,FORCE))
-	@$(RUN) -m cnnprune_utils.data
+$(READY)-data: $(READY) $(wildcard cnnprune_utils/book/fashion_mnist.py cnnprune_utils/book/fetch.py cnnprune_utils/book/apt.py) $(if $(CNNPRUNE_DATA),FORCE,$(if $(wildcard data/FashionMNIST/raw),,FORCE))
+	@$(RUN) -m cnnprune_utils.book.fashion_mnist
 	@touch $@

@@ -12,9 +12,10 @@ from typing import Any
 
 import pandas as pd
 
-from cnnprune_utils.data import fetch_fashion_mnist, load_fashion_mnist
+from cnnprune_utils.book.fashion_mnist import load_fashion_mnist
+from cnnprune_utils.book.fetch import fetch
+from cnnprune_utils.book.shipped import checkpoint
 from cnnprune_utils.exhaustive import all_subnetworks
-from cnnprune_utils.models import load_model
 
 from . import end_to_end, large, memory, reach, recipe, recovery, rival, scoring, studies, usual_recipe
 from .sizes import smaller
@@ -50,7 +51,7 @@ QUICK: dict[str, dict[str, Any]] = {
 
 def speed(*, usual_epochs: int, at_most: int | None = None) -> None:
     print("1. The usual recipe against the book's: train, score, prune to at most 23,800 parameters, fine-tune, test\n")
-    root = fetch_fashion_mnist().parents[1]
+    root = fetch().folder.parents[1]
     outcome, steps = end_to_end.tables(root, usual_epochs=usual_epochs, at_most=at_most)
     show(outcome, seconds=1, parameters=0, test_accuracy=4, times_less=1)
     print()
@@ -68,7 +69,7 @@ def speed(*, usual_epochs: int, at_most: int | None = None) -> None:
 
 def scoring_cost(*, n_images: int, rounds: int) -> None:
     print(f"2. taylor over {n_images:,} images against forward + backward over the same\n")
-    model = load_model(recipe.CHECKPOINTS / "baseline.safetensors")
+    model = checkpoint("baseline")
     split = load_fashion_mnist().train.subset(n_images)
     table = scoring.against_forward_backward(model, split, rounds=rounds)
     show(table, forward_backward_s=3, taylor_s=3, ratio=2)
@@ -93,7 +94,7 @@ def accuracy(*, seeds: Sequence[int], at_most: int | None = None) -> None:
 
 def scaling(*, sizes: list[int], factors: list[int], n_images: int, rounds: int) -> None:
     print("4. Scoring time against the number of images, and against the number of filters\n")
-    model = load_model(recipe.CHECKPOINTS / "baseline.safetensors")
+    model = checkpoint("baseline")
     train = load_fashion_mnist().train
     images = scoring.against_images(model, train, sizes=sizes, rounds=rounds)
     show(images, index=False, images=0, taylor_s=3)

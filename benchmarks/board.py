@@ -16,16 +16,16 @@ import torch
 from torch import nn
 
 import cnnprune_utils.board
-from benchmarks import recipe
+from cnnprune_utils.batches import Split
 from cnnprune_utils.board.facts import Facts, measure, packed
 from cnnprune_utils.board.pictures import Pictures
-from cnnprune_utils.data import CLASS_NAMES, Split, load_fashion_mnist
+from cnnprune_utils.book.fashion_mnist import CLASS_NAMES, load_fashion_mnist
+from cnnprune_utils.book.shipped import checkpoint
 from cnnprune_utils.files import write
-from cnnprune_utils.models import load_model
 
 FILE = Path(cnnprune_utils.board.__file__).with_name("baseline.json")
 PER_CLASS = 2
-SETTINGS = """data/checkpoints/baseline.safetensors, the network of chapter 1
+SETTINGS = """cnnprune_utils/book/checkpoints/baseline.safetensors, the network of chapter 1
 correct, loss: cnnprune_utils.exhaustive.all_subnetworks on the 5,000 validation images, no update after closing
 scores: cnnprune_utils.criteria.taylor on the same images, normalised and ranked by plan.rank
 costs: metrics.parameters and metrics.macs of networks pruned to these widths
@@ -76,7 +76,7 @@ def page(model: nn.Module, split: Split, facts: Facts) -> dict[str, Any]:
 
 def main(path: Path = FILE) -> None:
     split = load_fashion_mnist().validation
-    model = load_model(recipe.CHECKPOINTS / "baseline.safetensors")
+    model = checkpoint("baseline")
     facts = measure(model, split)
     versions = f"Python {platform.python_version()}, PyTorch {torch.__version__}, {torch.get_num_threads()} thread(s)"
     facts = replace(facts, made=["python -m benchmarks.board", versions, *SETTINGS.splitlines()])

@@ -7,9 +7,9 @@ from pathlib import Path
 import pandas as pd
 from torch import nn
 
-from cnnprune_utils.data import load_fashion_mnist
+from cnnprune_utils.book.cnn import CNN
+from cnnprune_utils.book.fashion_mnist import load_fashion_mnist
 from cnnprune_utils.metrics import parameters
-from cnnprune_utils.models import CNN
 from cnnprune_utils.surgery import prune
 from cnnprune_utils.training import evaluate, seed_everything
 

@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.models import resnet18, vgg16_bn
 
+from cnnprune_utils.batches import Split
 from cnnprune_utils.criteria import taylor
-from cnnprune_utils.data import Split
 from cnnprune_utils.training import seed_everything
 
 from . import scoring

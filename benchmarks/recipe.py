@@ -5,19 +5,19 @@ Every function here is a cell of a chapter; ``tests/test_checkpoints.py`` holds 
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pandas as pd
 from torch import nn
 
+from cnnprune_utils.batches import Splits
+from cnnprune_utils.book.cnn import CNN
+from cnnprune_utils.book.fashion_mnist import load_fashion_mnist
+from cnnprune_utils.book.shipped import CHECKPOINTS
 from cnnprune_utils.criteria import taylor
-from cnnprune_utils.data import Splits, load_fashion_mnist
-from cnnprune_utils.models import CNN, load_model, save_model
 from cnnprune_utils.plan import Plan, lowest, per_layer, rank
+from cnnprune_utils.saving import load_model, save_model
 from cnnprune_utils.surgery import prune
 from cnnprune_utils.training import best_device, evaluate, fit, seed_everything
 
-CHECKPOINTS = Path(__file__).parent.parent / "data" / "checkpoints"
 TRAIN_EPOCHS = 6
 TUNE_EPOCHS = 5
 

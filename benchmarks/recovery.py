@@ -8,8 +8,8 @@ import pandas as pd
 from scipy import stats
 from torch import nn
 
+from cnnprune_utils.batches import Splits
 from cnnprune_utils.criteria import taylor
-from cnnprune_utils.data import Splits
 from cnnprune_utils.metrics import parameters
 from cnnprune_utils.plan import per_layer, rank
 from cnnprune_utils.surgery import prune

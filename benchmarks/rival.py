@@ -11,8 +11,8 @@ import torch_pruning
 from scipy import stats
 from torch import nn
 
+from cnnprune_utils.batches import Split, Splits
 from cnnprune_utils.criteria import taylor
-from cnnprune_utils.data import Split, Splits
 from cnnprune_utils.metrics import parameters
 from cnnprune_utils.plan import per_layer, rank
 from cnnprune_utils.surgery import prune

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from scipy.stats import linregress
 from torch import nn
 
+from cnnprune_utils.batches import Split
+from cnnprune_utils.book.cnn import CNN
 from cnnprune_utils.criteria import taylor
-from cnnprune_utils.data import Split
-from cnnprune_utils.models import CNN
 from cnnprune_utils.training import evaluating, seed_everything
 
 from .timing import interleaved

@@ -1,6 +1,6 @@
 """Fewer images, for a quick look."""
 
-from cnnprune_utils.data import Splits
+from cnnprune_utils.batches import Splits
 
 
 def smaller(splits: Splits, at_most: int | None) -> Splits:

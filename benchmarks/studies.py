@@ -1,4 +1,4 @@
-"""The studies that take longer than a chapter may: ``python -m benchmarks.studies`` makes the files of data/studies.
+"""The studies that take longer than a chapter may: ``python -m benchmarks.studies`` makes those of the package.
 
 Five networks are trained as in chapter 1, and each way of choosing filters is held against all sub-networks. The
 functions for one network are what chapter 8 runs live; the files hold the same for all five.
@@ -21,18 +21,20 @@ from torch import nn
 from tqdm import tqdm
 
 from benchmarks import recipe
+from cnnprune_utils import files
+from cnnprune_utils.batches import Split, Splits
+from cnnprune_utils.book.fashion_mnist import load_fashion_mnist
+from cnnprune_utils.book.shipped import STUDIES
 from cnnprune_utils.choice import choices
 from cnnprune_utils.criteria import CRITERIA, random
-from cnnprune_utils.data import Split, Splits, load_fashion_mnist
 from cnnprune_utils.exhaustive import all_subnetworks, best_of_each_size, percentile, plan_of, row_of
 from cnnprune_utils.gates import mask
-from cnnprune_utils.models import load_model, save_model
+from cnnprune_utils.loop import Target, compress
 from cnnprune_utils.plan import Plan, Scores, lowest, rank
-from cnnprune_utils.schedule import Target, compress
+from cnnprune_utils.saving import load_model, save_model
 from cnnprune_utils.structure import prunable_layers
 from cnnprune_utils.training import best_device, evaluate
 
-STUDIES = Path(__file__).parent.parent / "data" / "studies"
 SEEDS = range(5)
 SIZES = range(1, 10)
 N_IMAGES = 5000
@@ -112,7 +114,7 @@ def landings(
 
 
 def shortlists(model: nn.Module, splits: Splits, n_filters: int = max(SIZES)) -> pd.DataFrame:
-    """What :func:`cnnprune_utils.schedule.compress` keeps with shortlists of several lengths.
+    """What :func:`cnnprune_utils.loop.compress` keeps with shortlists of several lengths.
 
     Columns: ``shortlist`` ("all" for None), ``updates``, ``removed``, ``accuracy`` (after the updates).
     """
@@ -182,9 +184,7 @@ def write(table: pd.DataFrame, path: Path, settings: str) -> None:
     versions = f"Python {platform.python_version()}, PyTorch {torch.__version__}, {torch.get_num_threads()} thread(s)"
     lines = ["python -m benchmarks.studies", versions, *settings.splitlines()]
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_suffix(".new")
-    new.write_text("".join(f"# {line}\n" for line in lines) + table.to_csv(index=False, float_format="%.6g"))
-    new.replace(path)
+    files.write(path, "".join(f"# {line}\n" for line in lines) + table.to_csv(index=False, float_format="%.6g"))
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Subset
 from torchvision.datasets import FashionMNIST
 from torchvision.transforms import ToTensor
 
-from cnnprune_utils.models import CNN
+from cnnprune_utils.book.cnn import CNN
 from cnnprune_utils.plan import Plan, per_layer, rank
 
 EPOCHS = 10  # before pruning, and again after it

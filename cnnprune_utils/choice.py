@@ -14,8 +14,8 @@ from typing import TypeAlias
 import torch
 from torch import nn
 
+from .batches import Split
 from .criteria import taylor
-from .data import Split
 from .gates import closed, gated
 from .plan import Plan, Scores, lowest, rank
 from .surgery import prune

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .data import Split
+from .batches import Split
 from .example import untouched
 from .gates import GatedNetwork, Loss, check_losses, closed, gate_gradients, gated_for
 from .plan import Scores

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from .batches import Split
 from .calls import layer_name
-from .data import Split
 from .example import untouched
 from .gates import GatedNetwork, gated
 from .plan import Plan
@@ -56,8 +56,8 @@ def all_subnetworks(model: nn.Module, split: Split, *, batch_size: int = 256, at
     layers = {layer.name: layer.out_channels for layer in network.structure.layers.values()}
     if 2 ** (n_filters := sum(layers.values())) > at_most:
         raise ValueError(
-            f"{type(model).__name__} has 2**{n_filters} sub-networks, for the {n_filters} filters that can be removed, and "
-            f"at_most={at_most}. Each filter doubles the time: raise at_most if you have it, else measure the plans "
+            f"{type(model).__name__} has 2**{n_filters} sub-networks, for the {n_filters} filters that can be removed, "
+            f"and at_most={at_most}. Each filter doubles the time: raise at_most if you have it, else measure the plans "
             "that matter, by gates.mask and training.evaluate."
         )
     subsets = {name: _subsets(n) for name, n in layers.items()}

@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from .batches import Split
 from .calls import Read, read_of, with_input
 from .cutting import copy_of
-from .data import Split
 from .example import untouched
 from .plan import Plan
 from .structure import Structure, analyse

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from .batches import Split
 from .calls import read_of, tensor_names
-from .data import Split
 from .example import untouched
-from .models import to_bytes
 from .plan import Plan
+from .saving import to_bytes
 from .structure import analyse
 from .training import evaluate, evaluating
 

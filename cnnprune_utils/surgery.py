@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .batches import Split
 from .cutting import copy_of, without
-from .data import Split
 from .example import Example, untouched
 from .flow import tensors_in
 from .gates import closed_network

@@ -23,8 +23,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ConstantLR, LRScheduler, OneCycleLR
 from tqdm import tqdm
 
-from .data import Split, Splits
-from .unfinished import Unfinished, digest, random_states, set_random_states
+from .batches import Split, Splits
+from .files import fingerprint
+from .training_state import TrainingState, random_states, set_random_states
 
 Schedule: TypeAlias = Callable[[Optimizer, int], LRScheduler]
 """Called with an optimizer, which has the highest learning rate, and the number of updates to come."""
@@ -160,16 +161,14 @@ def fit(
     # Always a new optimizer: one from before pruning would hold, and update, the parameters of the old network.
     optimizer = torch.optim.Adam(trainable, lr=learning_rate)
     n_batches = math.ceil(len(splits.train) / batch_size)
-    so_far = Unfinished(model, optimizer, schedule(optimizer, epochs * n_batches), torch.Generator().manual_seed(seed))
+    rates = schedule(optimizer, epochs * n_batches)
+    so_far = TrainingState(model, optimizer, rates, torch.Generator().manual_seed(seed))
     as_it_came = _State(model, whole=True)
     if state_file is not None:
         numbers = {"epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size, "seed": seed}
-        call = (
-            numbers
-            | {"schedule": getattr(schedule, "__qualname__", repr(schedule))}
-            | _hashes(model.state_dict(), splits)
-        )
-        call["teacher"] = None if teacher is None else digest(teacher.state_dict().values())
+        call = numbers | {"schedule": getattr(schedule, "__qualname__", repr(schedule))}
+        call |= _fingerprints(model.state_dict(), splits)
+        call["teacher"] = None if teacher is None else fingerprint(teacher.state_dict().values())
         so_far.go_on_from(Path(state_file), call)
     layout = fastest_layout(model, splits.train.images)
     if not so_far.rows:
@@ -224,10 +223,10 @@ def _trainable(model: nn.Module, epochs: int, batch_size: int, learning_rate: fl
     return trainable
 
 
-def _hashes(model_state: Mapping[str, Tensor], splits: Splits) -> dict[str, str]:
+def _fingerprints(model_state: Mapping[str, Tensor], splits: Splits) -> dict[str, str]:
     both = (splits.train, splits.validation)
     images = [tensor for split in both for tensor in (split.images, split.labels)]
-    return {"model": digest(model_state.values()), "images": digest(images)}
+    return {"model": fingerprint(model_state.values()), "images": fingerprint(images)}
 
 
 def _row(epoch: int, train_loss: float, validation: Evaluation, started: float) -> dict[str, float]:
@@ -236,7 +235,7 @@ def _row(epoch: int, train_loss: float, validation: Evaluation, started: float) 
 
 
 def _epoch(
-    so_far: Unfinished,
+    so_far: TrainingState,
     train: Split,
     batch_size: int,
     layout: torch.memory_format,

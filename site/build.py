@@ -15,8 +15,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import nbformat
-from execute import INTERRUPTED, NOTEBOOKS, ROOT, NotebookFailed, execute, listen, prepare_environment, write
+from execute import INTERRUPTED, NOTEBOOKS, ROOT, NotebookFailed, execute, listen, prepare_environment
 from pages import PagesFailed, build, chapters_of
+
+from cnnprune_utils.files import write
 
 EXECUTED = ROOT / "build" / "executed"
 
@@ -40,13 +42,14 @@ def run_chapter(source: Path, result: Path) -> str:
         raise
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     n_figures = sum("image/png" in output.get("data", {}) for output in outputs)
+    result.parent.mkdir(parents=True, exist_ok=True)
     write(result, nbformat.writes(notebook) + "\n")
     return f"{time.perf_counter() - start:.0f} s, {n_figures} figure{'s' * (n_figures != 1)}"
 
 
 def main(into: Path) -> int:
     prepare_environment()
-    stored = [*ROOT.glob("data/checkpoints/*.safetensors"), *ROOT.glob("data/studies/*.csv")]
+    stored = [*ROOT.glob("cnnprune_utils/book/checkpoints/*"), *ROOT.glob("cnnprune_utils/book/studies/*.csv")]
     shared = [*ROOT.glob("cnnprune_utils/**/*.py"), *stored, ROOT / "site/execute.py"]
     chapters, failed = {}, {}
     for name, source in chapters_of(NOTEBOOKS).items():

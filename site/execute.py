@@ -24,6 +24,8 @@ from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 from traitlets import default
 
+from cnnprune_utils.files import write
+
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
 SECONDS_PER_CELL = 900
@@ -130,17 +132,6 @@ def execute(path: Path) -> NotebookNode:
     notebook.metadata = nbformat.from_dict(METADATA)
     without_widgets(notebook)
     return notebook
-
-
-def write(path: Path, content: str | bytes) -> None:
-    """Write a file that other programs see either as it was or complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def main(paths: list[Path]) -> int:

@@ -9,19 +9,20 @@ last time, nothing is done.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
 import nbformat
-from execute import INTERRUPTED, NOTEBOOKS, ROOT, WIDGET, listen, without_widgets, write
+from execute import INTERRUPTED, NOTEBOOKS, ROOT, WIDGET, listen, without_widgets
 from nbformat import NotebookNode
+
+from cnnprune_utils.files import fingerprint, write
 
 SITE = ROOT / "site"
 TOOLS = ("sphinx", "myst-nb", "sphinx-book-theme", "pydata-sphinx-theme", "latex2mathml", "jsonargparse")
@@ -62,10 +63,11 @@ def entry(notebook: Path) -> str:
 
 
 def modules() -> list[str]:
-    """The names of the package's modules, folders of modules included; the command has a page of its own."""
+    """The names of the package's modules, the book's included; the board is one page, the command has its own."""
     files = [path.stem for path in ROOT.glob("cnnprune_utils/[!_]*.py")]
+    book = [f"book.{path.stem}" for path in ROOT.glob("cnnprune_utils/book/[!_]*.py")]
     folders = [path.parent.name for path in ROOT.glob("cnnprune_utils/*/__init__.py")]
-    return sorted({*files, *folders} - {"command"})
+    return sorted({*files, *book, *folders} - {"book", "command"})
 
 
 def copy_notebook(notebook: Path, to: Path) -> None:
@@ -107,20 +109,19 @@ def gather(chapters: Mapping[str, Path], source: Path, failed: Mapping[str, str]
         shutil.copy(picture, source / picture.name)
 
 
-def fingerprint(source: Path) -> str:
-    """A hash of everything that the pages are made from: the gathered files, the site's own, the package, the tools."""
-    digest = hashlib.sha256(repr([os.environ.get("REPOSITORY"), *map(version, TOOLS)]).encode())
+def made_of(source: Path) -> Iterator[str | bytes]:
+    """Everything that the pages are made from: the gathered files, the site's own, the package, the tools' versions."""
+    yield repr([os.environ.get("REPOSITORY"), *map(version, TOOLS)])
     folders = [(source, "*"), (SITE, "*"), (ROOT / "cnnprune_utils", "*"), (ROOT, "CITATION.cff")]
     for folder, pattern in folders:
         for path in sorted(folder.rglob(pattern) if folder != ROOT else folder.glob(pattern)):
             if path.is_file() and "__pycache__" not in path.parts:
-                digest.update(path.relative_to(folder).as_posix().encode())
-                digest.update(path.read_bytes())
-    return digest.hexdigest()
+                yield path.relative_to(folder).as_posix()
+                yield path.read_bytes()
 
 
 def run_sphinx(source: Path, into: Path, doctrees: Path, *, strict: bool) -> None:
-    """Build all pages anew.
+    """Build all pages.
 
     Raises:
         PagesFailed: with the warnings, each of which is an error when ``strict``.
@@ -144,7 +145,7 @@ def build(chapters: Mapping[str, Path], into: Path, failed: Mapping[str, str]) -
         raise PagesFailed(f"{into} is a link, and pages replace folders only: remove it.")
     work = ROOT / "build" / "pages" / into.name
     gather(chapters, work / "source", failed)
-    made_from, now = work / "made_from", fingerprint(work / "source")
+    made_from, now = work / "made_from", fingerprint(made_of(work / "source"))
     if (into / "index.html").exists() and made_from.exists() and made_from.read_text() == now:
         return False
     for folder in (work / "html", work / "doctrees"):

@@ -2,7 +2,8 @@
 
 import pytest
 
-from cnnprune_utils.data import Splits, load_fashion_mnist
+from cnnprune_utils.batches import Splits
+from cnnprune_utils.book.fashion_mnist import load_fashion_mnist
 
 
 @pytest.fixture(scope="session")

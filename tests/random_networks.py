@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from cnnprune_utils.data import Split
+from cnnprune_utils.batches import Split
 from cnnprune_utils.plan import Plan
 
 N_CLASSES = 3

@@ -11,9 +11,10 @@ import torch
 
 from benchmarks import __main__ as bench
 from benchmarks import recipe, recovery, scoring, timing, usual_recipe
-from cnnprune_utils.data import Split, fetch_fashion_mnist
+from cnnprune_utils.batches import Split
+from cnnprune_utils.book.cnn import CNN
+from cnnprune_utils.book.fetch import fetch
 from cnnprune_utils.metrics import parameters
-from cnnprune_utils.models import CNN
 from cnnprune_utils.surgery import prune
 
 TINY = {
@@ -69,7 +70,7 @@ def test_the_usual_recipe_scores_the_mean_absolute_product_of_every_element() ->
     """Its plan is that of gradient times map, taken by hand from one batch."""
     torch.manual_seed(0)
     model = CNN()
-    (images, labels), *_ = usual_recipe.loaders(fetch_fashion_mnist().parents[1], at_most=32)[0]
+    (images, labels), *_ = usual_recipe.loaders(fetch().folder.parents[1], at_most=32)[0]
     maps = [images]
     for module in model.network[:6]:
         maps.append(module(maps[-1]))

@@ -24,15 +24,17 @@ from torch import nn
 
 from benchmarks import board as maker
 from benchmarks import recipe
+from cnnprune_utils.batches import Split, Splits
 from cnnprune_utils.board import NoBoard, board, page
-from cnnprune_utils.board.facts import Facts, fingerprint, measure, shipped, shipped_json
+from cnnprune_utils.board.facts import Facts, identity, measure, shipped, shipped_json
 from cnnprune_utils.board.pictures import Pictures, grey
+from cnnprune_utils.book.cnn import CNN
+from cnnprune_utils.book.fashion_mnist import CLASS_NAMES
+from cnnprune_utils.book.shipped import checkpoint
 from cnnprune_utils.criteria import taylor
-from cnnprune_utils.data import CLASS_NAMES, Split, Splits
 from cnnprune_utils.exhaustive import all_subnetworks, best_of_each_size, row_of
 from cnnprune_utils.gates import mask
 from cnnprune_utils.metrics import macs, parameters
-from cnnprune_utils.models import CNN, load_model
 from cnnprune_utils.plan import Plan, lowest, rank
 from cnnprune_utils.surgery import prune
 from cnnprune_utils.training import evaluate, predict
@@ -43,7 +45,7 @@ CHAPTER_4 = Plan({"network.0": (0,), "network.2": (2, 3), "network.4": (0, 1, 2,
 
 @pytest.fixture(scope="module")
 def baseline() -> nn.Module:
-    return load_model(ROOT / "data" / "checkpoints" / "baseline.safetensors")
+    return checkpoint("baseline")
 
 
 def small(n: int = 40, seed: int = 0) -> tuple[CNN, Split]:
@@ -113,13 +115,13 @@ def test_the_fingerprint_knows_the_weights_the_images_and_the_labels() -> None:
     model, split = small()
     other_labels = Split(split.images, (split.labels + 1) % 4)
     prints = {
-        fingerprint(model, split),
-        fingerprint(small(seed=1)[0], split),
-        fingerprint(model, split.subset(39)),
-        fingerprint(model, other_labels),
+        identity(model, split),
+        identity(small(seed=1)[0], split),
+        identity(model, split.subset(39)),
+        identity(model, other_labels),
     }
     assert len(prints) == 4
-    assert fingerprint(small()[0], small()[1]) == fingerprint(model, split)
+    assert identity(small()[0], small()[1]) == identity(model, split)
 
 
 # ---------------------------------------------------------------------------------------------------- the shipped file
@@ -130,7 +132,7 @@ def test_the_shipped_file_is_of_the_committed_baseline_and_says_how_it_was_made(
 ) -> None:
     facts, text = shipped(), shipped_json()
     assert len(text) < 100_000
-    assert facts.fingerprint == fingerprint(baseline, splits.validation)
+    assert facts.fingerprint == identity(baseline, splits.validation)
     assert facts.n == len(splits.validation) == 5000
     assert facts.made[0] == "python -m benchmarks.board"
     assert "PyTorch" in facts.made[1]
@@ -322,7 +324,7 @@ def test_another_network_is_measured_and_has_a_board_too() -> None:
     assert repr(mine) == "Board(7 gates, 40 images)"
     mine.plan = Plan({"network.2": (0, 1, 2)})  # an empty layer
     assert len(mine.view["maps"]) == 7
-    assert mine.known.fingerprint == fingerprint(model, split)
+    assert mine.known.fingerprint == identity(model, split)
 
 
 def test_a_network_that_cannot_have_a_board_is_refused_before_anything_is_measured() -> None:

@@ -408,8 +408,6 @@ def test_the_pages_work_from_the_disk(browser: Any, site: Path) -> None:
 def lab(tmp_path: Path) -> Iterator[tuple[str, Path]]:
     """JupyterLab with a token, as a reader starts it, in a copy of the checkout: its address and the copy."""
     shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
-    for folder in ("checkpoints", "studies"):
-        shutil.copytree(ROOT / "data" / folder, tmp_path / "data" / folder)
     notebook = nbformat.read(tmp_path / "notebooks" / "04_prune.ipynb", as_version=4)
     for cell in notebook.cells:
         if cell.cell_type == "code":

@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import nbformat
-import pandas as pd
 import pytest
 
 from benchmarks import recipe
-from cnnprune_utils.data import Splits
-from cnnprune_utils.models import load_model
+from cnnprune_utils.batches import Splits
+from cnnprune_utils.book import checkpoint, training_history
 from cnnprune_utils.training import evaluate
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
@@ -32,14 +31,14 @@ def test_chapter_5_fine_tunes_and_controls_as_the_recipe_does() -> None:
 
 
 def test_the_plan_of_the_baseline_is_the_one_that_the_chapters_show(splits: Splits) -> None:
-    baseline = load_model(recipe.CHECKPOINTS / "baseline.safetensors")
+    baseline = checkpoint("baseline")
     plan = recipe.make_plan(baseline, splits)
     assert dict(plan.remove) == {"network.0": (0,), "network.2": (2, 3), "network.4": (0, 1, 2, 4, 5)}
 
 
 @pytest.mark.parametrize(("name", "widths"), [("baseline", (2, 4, 8)), ("tuned", (1, 2, 3)), ("scratch", (1, 2, 3))])
 def test_a_checkpoint_has_its_widths_and_is_trained(splits: Splits, name: str, widths: tuple[int, ...]) -> None:
-    model = load_model(recipe.CHECKPOINTS / f"{name}.safetensors")
+    model = checkpoint(name)
     assert model.widths == widths
     assert evaluate(model, splits.validation).accuracy > 0.88
 
@@ -49,7 +48,6 @@ def test_a_checkpoint_has_its_widths_and_is_trained(splits: Splits, name: str, w
     [("baseline", recipe.TRAIN_EPOCHS), ("scratch", recipe.TRAIN_EPOCHS + recipe.TUNE_EPOCHS)],
 )
 def test_a_committed_history_ends_at_its_committed_model(splits: Splits, name: str, epochs: int) -> None:
-    history = pd.read_csv(recipe.CHECKPOINTS / f"{name}_history.csv")
-    model = load_model(recipe.CHECKPOINTS / f"{name}.safetensors")
-    assert history["epoch"].tolist() == list(range(epochs + 1))
-    assert history["validation_accuracy"].iloc[-1] == pytest.approx(evaluate(model, splits.validation).accuracy)
+    rows, model = training_history(name), checkpoint(name)
+    assert rows["epoch"].tolist() == list(range(epochs + 1))
+    assert rows["validation_accuracy"].iloc[-1] == pytest.approx(evaluate(model, splits.validation).accuracy)

@@ -11,17 +11,16 @@ import torch
 from random_networks import Net, assert_unchanged, one_thread, randomize, snapshot  # noqa: F401
 from torch import nn
 
+from cnnprune_utils.batches import Split, Splits
+from cnnprune_utils.book.cnn import CNN
+from cnnprune_utils.book.shipped import checkpoint
 from cnnprune_utils.choice import choose
 from cnnprune_utils.criteria import magnitude, taylor
-from cnnprune_utils.data import Split, Splits
 from cnnprune_utils.exhaustive import all_subnetworks, percentile
 from cnnprune_utils.gates import mask
-from cnnprune_utils.models import CNN, load_model
 from cnnprune_utils.plan import Plan, lowest, rank
 from cnnprune_utils.surgery import prune
 from cnnprune_utils.training import evaluate
-
-CHECKPOINT = Path(__file__).resolve().parent.parent / "data" / "checkpoints" / "baseline.safetensors"
 
 
 def cnn(seed: int = 0) -> CNN:
@@ -85,7 +84,7 @@ def test_a_filter_comes_back_when_a_pair_without_it_does_better_also_at_the_floo
 
 
 def test_on_the_books_network_the_choice_is_among_the_best_of_its_size(splits: Splits) -> None:
-    model, images = load_model(CHECKPOINT), splits.validation.subset(300)
+    model, images = checkpoint("baseline"), splits.validation.subset(300)
     table = all_subnetworks(model, images)
     for n in (3, 6, 8):
         assert percentile(table, choose(model, images, n)) >= 99
@@ -134,7 +133,7 @@ def test_the_model_is_unchanged_also_when_the_criterion_raises() -> None:
 def test_the_choice_is_the_same_in_every_process() -> None:
     """Sets of names come in another order in each process."""
     code = "import sys; sys.path.insert(0, 'tests'); from test_choice import *; print(choose(cnn(3), split(), 5))"
-    root = CHECKPOINT.parents[2]
+    root = Path(__file__).resolve().parent.parent
     outputs = set()
     for seed in ("0", "1", "2"):
         environment = os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": str(root)}

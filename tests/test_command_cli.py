@@ -20,14 +20,17 @@ import pytest
 import yaml
 from torchvision.transforms.functional import to_pil_image
 
+from cnnprune_utils.batches import Splits
+from cnnprune_utils.book.cnn import CNN
+from cnnprune_utils.book.fashion_mnist import CLASS_NAMES
+from cnnprune_utils.book.shipped import CHECKPOINTS
 from cnnprune_utils.command import __main__ as entry
 from cnnprune_utils.command import cli, work
 from cnnprune_utils.command.cli import main
 from cnnprune_utils.command.folder import STEPS, RunFolder
 from cnnprune_utils.command.parsing import from_mapping
 from cnnprune_utils.command.steps import STEP_FUNCTIONS
-from cnnprune_utils.data import CLASS_NAMES, Splits
-from cnnprune_utils.models import CNN, save_model
+from cnnprune_utils.saving import save_model
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = ["run", *STEPS, "predict", "data", "ui"]
@@ -180,7 +183,7 @@ def test_used_wrongly_it_says_how_and_ends_with_2(line: str, said: str, capsys: 
     [
         (f"run {300 * 'a'}", "File name too long"),
         ("run huge --network.widths [3000000,3000000]", "allocate memory"),
-        ("data ~nobody-of-this-name/x", "~nobody-of-this-name/x is no folder"),
+        ("data ~nobody-of-this-name/x", "~nobody-of-this-name/x is not a folder"),
         ("data model.safetensors/x", "model.safetensors"),
         ("ui --tracking.uri http://[::1", "Invalid IPv6 URL"),
         ("ui --tracking.uri sqlite:////proc/none/mlflow.db", "/proc/none"),
@@ -451,7 +454,7 @@ def pictures(splits: Splits) -> Path:
     return folder
 
 
-BASELINE = str(ROOT / "data" / "checkpoints" / "baseline.safetensors")
+BASELINE = str(CHECKPOINTS / "baseline.safetensors")
 
 
 def test_predict_says_the_class_of_pictures_and_of_test_images(
@@ -530,7 +533,7 @@ def test_data_says_where_the_images_are(capsys: pytest.CaptureFixture[str], spli
 
 
 def test_data_that_is_missing_is_fetched_aloud_and_where_it_cannot_be_had_there_is_no_traceback(tmp_path: Path) -> None:
-    code = "import sys; from cnnprune_utils import fetch; from cnnprune_utils.command import __main__ as entry\n"
+    code = "import sys; from cnnprune_utils.book import fetch; from cnnprune_utils.command import __main__ as entry\n"
     code += "def fail(wanted, scratch): raise fetch.FetchError('not here')\n"
     code += "fetch.sources = lambda: [fetch.Source('a place', fail)]\nsys.exit(entry.main())"
     ended = subprocess.run(

@@ -15,18 +15,18 @@ import torch
 from PIL import Image
 from torch import nn
 
-from cnnprune_utils import models
+from cnnprune_utils.batches import Splits
+from cnnprune_utils.book import CLASS_NAMES, checkpoint
 from cnnprune_utils.command import image_files
 from cnnprune_utils.command.image_files import PictureError, read
 from cnnprune_utils.command.pictures import Failure, Prediction, as_json, as_text, predict_files, predict_images
-from cnnprune_utils.data import CLASS_NAMES, Splits
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
 def model() -> nn.Module:
-    return models.load_model(ROOT / "data" / "checkpoints" / "baseline.safetensors")
+    return checkpoint("baseline")
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from cnnprune_utils.command.groups import Criterion, Loop, Network, Pruning, Sch
 from cnnprune_utils.command.parsing import CONFIGS, SettingsError, from_mapping, merged, named, read, shipped, to_yaml
 from cnnprune_utils.command.settings import Settings, differences
 from cnnprune_utils.criteria import CRITERIA
-from cnnprune_utils.schedule import compress
+from cnnprune_utils.loop import compress
 from cnnprune_utils.training import SCHEDULES
 
 # what ships

@@ -17,6 +17,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from cnnprune_utils.batches import Splits
+from cnnprune_utils.book.cnn import CNN
 from cnnprune_utils.command import folder as folder_module
 from cnnprune_utils.command import work
 from cnnprune_utils.command.figures import FIGURES, table
@@ -26,10 +28,9 @@ from cnnprune_utils.command.parsing import SettingsError, from_mapping, merged
 from cnnprune_utils.command.steps import STEP_FUNCTIONS
 from cnnprune_utils.command.work import Run, check, load_data
 from cnnprune_utils.criteria import taylor
-from cnnprune_utils.data import Splits
 from cnnprune_utils.metrics import macs, parameters
-from cnnprune_utils.models import CNN, load_model, save_model
 from cnnprune_utils.plan import Plan, lowest, rank
+from cnnprune_utils.saving import load_model, save_model
 from cnnprune_utils.surgery import prune
 from cnnprune_utils.training import evaluate
 

@@ -23,13 +23,13 @@ import pandas as pd
 import pytest
 import torch
 
+from cnnprune_utils.batches import Splits
 from cnnprune_utils.command import cli, console, store, tracking, work
 from cnnprune_utils.command import ui as ui_module
 from cnnprune_utils.command.cli import main
 from cnnprune_utils.command.folder import STEPS, RunFolder
 from cnnprune_utils.command.steps import STEP_FUNCTIONS
-from cnnprune_utils.data import Splits
-from cnnprune_utils.models import load_model
+from cnnprune_utils.saving import load_model
 
 pytest.importorskip("mlflow", reason="MLflow is not installed")
 

@@ -22,12 +22,12 @@ from random_networks import difference, one_thread, randomize  # noqa: F401
 from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
+from cnnprune_utils.batches import Split, Splits
 from cnnprune_utils.criteria import taylor
-from cnnprune_utils.data import Split, Splits
 from cnnprune_utils.gates import gated, mask
 from cnnprune_utils.metrics import macs
-from cnnprune_utils.models import load_model, save_model
 from cnnprune_utils.plan import Plan
+from cnnprune_utils.saving import load_model, save_model
 from cnnprune_utils.structure import prunable_layers, skipped_layers
 from cnnprune_utils.surgery import prune
 from cnnprune_utils.training import evaluate, evaluating, fit

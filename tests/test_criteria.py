@@ -25,6 +25,8 @@ from random_networks import (  # noqa: F401
 from torch import Tensor, nn
 
 from cnnprune_utils import criteria
+from cnnprune_utils.batches import Split
+from cnnprune_utils.book.cnn import CNN
 from cnnprune_utils.criteria import (
     CRITERIA,
     activation_mean,
@@ -37,9 +39,7 @@ from cnnprune_utils.criteria import (
     oracle_loss,
     taylor,
 )
-from cnnprune_utils.data import Split
 from cnnprune_utils.gates import Gate, gate_gradients, mask
-from cnnprune_utils.models import CNN
 from cnnprune_utils.plan import Plan, Scores, rank
 from cnnprune_utils.structure import prunable_layers
 

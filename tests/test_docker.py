@@ -197,14 +197,13 @@ def test_what_is_one_persons_or_large_stays_out_of_the_image(name: str) -> None:
 
 
 def test_the_package_works_from_what_the_image_has(book: Path) -> None:
-    code = "from cnnprune_utils.models import __file__, load_model; print(__file__, load_model(FILE).widths)"
-    code = code.replace("FILE)", "'data/checkpoints/baseline.safetensors')")
+    code = "from cnnprune_utils.book import checkpoint, plots; print(plots.__file__, checkpoint('baseline').widths)"
     environment = os.environ | {"PYTHONPATH": str(book), "PYTHONDONTWRITEBYTECODE": "1"}
     run = subprocess.run(
         [sys.executable, "-c", code], cwd=book, env=environment, capture_output=True, text=True, check=False
     )
     assert run.returncode == 0, run.stderr
-    assert run.stdout == f"{book / 'cnnprune_utils' / 'models.py'} (2, 4, 8)\n"
+    assert run.stdout == f"{book / 'cnnprune_utils' / 'book' / 'plots.py'} (2, 4, 8)\n"
 
 
 def test_pip_installs_what_the_image_has_with_nothing_missing_here(book: Path) -> None:

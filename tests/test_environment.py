@@ -72,7 +72,7 @@ def test_binder_builds_a_conda_environment_from_environment_yml(binder: str) -> 
 def test_binder_fetches_the_data_while_it_builds(binder: str) -> None:
     assert "./postBuild" in binder
     assert os.access(ROOT / "postBuild", os.X_OK)
-    assert "python -m cnnprune_utils.data" in (ROOT / "postBuild").read_text(encoding="utf-8")
+    assert "python -m cnnprune_utils.book.fashion_mnist" in (ROOT / "postBuild").read_text(encoding="utf-8")
 
 
 def test_nothing_makes_binder_look_elsewhere() -> None:

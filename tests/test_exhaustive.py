@@ -20,12 +20,12 @@ from random_networks import (  # noqa: F401
 )
 from torch import Tensor, nn
 
-from benchmarks.recipe import CHECKPOINTS
 from cnnprune_utils import exhaustive
-from cnnprune_utils.data import Split, Splits
+from cnnprune_utils.batches import Split, Splits
+from cnnprune_utils.book.cnn import CNN
+from cnnprune_utils.book.shipped import checkpoint
 from cnnprune_utils.exhaustive import all_subnetworks, best_of_each_size, percentile, plan_of, row_of
 from cnnprune_utils.gates import mask
-from cnnprune_utils.models import CNN, load_model
 from cnnprune_utils.plan import Plan
 from cnnprune_utils.structure import prunable_layers
 from cnnprune_utils.training import evaluate
@@ -107,7 +107,7 @@ def test_random_networks_are_measured_right_or_refused(net: RandomNetwork) -> No
 
 
 def test_the_books_network_in_single_precision(splits: Splits) -> None:
-    model, split = load_model(CHECKPOINTS / "baseline.safetensors"), splits.validation.subset(200)
+    model, split = checkpoint("baseline"), splits.validation.subset(200)
     table = all_subnetworks(model, split)
     assert len(table) == 2**14
     assert_rows_are_what_closed_gates_give(model, split, table.sample(8, random_state=0), within=1e-5)

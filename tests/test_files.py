@@ -6,8 +6,9 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
-from cnnprune_utils.files import write
+from cnnprune_utils.files import fingerprint, write
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
@@ -38,3 +39,21 @@ def test_two_writers_at_once_leave_one_whole_file(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(os, "replace", meanwhile)
     write(file, b"first")
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("file", b"first")]
+
+
+def test_text_is_written_as_utf_8(tmp_path: Path) -> None:
+    write(tmp_path / "file", "×\n")
+    assert (tmp_path / "file").read_bytes() == b"\xc3\x97\n"
+
+
+def test_a_fingerprint_is_of_the_numbers_and_not_of_their_order_in_memory() -> None:
+    images = torch.rand(2, 3, 4, 4)
+    laid_out = images.to(memory_format=torch.channels_last)
+    assert fingerprint([images]) == fingerprint([laid_out]) != fingerprint([images + 1])
+    assert fingerprint([torch.tensor(3)]) != fingerprint([torch.tensor(4)])
+
+
+def test_a_fingerprint_stays_the_same_over_versions() -> None:
+    """Committed files and interrupted runs hold them."""
+    parts = ["text", b"bytes", torch.arange(3), torch.tensor(0.5, dtype=torch.bfloat16)]
+    assert fingerprint(parts)[:16] == "60df731d104daf2c"

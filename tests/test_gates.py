@@ -23,9 +23,9 @@ from random_networks import (  # noqa: F401
 )
 from torch import Tensor, nn
 
-from cnnprune_utils.data import Split
+from cnnprune_utils.batches import Split
+from cnnprune_utils.book.cnn import CNN
 from cnnprune_utils.gates import gate_gradients, gated, mask
-from cnnprune_utils.models import CNN
 from cnnprune_utils.plan import Plan
 from cnnprune_utils.structure import Layer, Port, prunable_layers
 

@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from random_networks import PROPERTY, Net, RandomNetwork, assert_unchanged, networks, snapshot
 from torch import Tensor, nn
 
-from cnnprune_utils.data import Split
+from cnnprune_utils.batches import Split
+from cnnprune_utils.book.cnn import CNN
 from cnnprune_utils.metrics import accuracy_interval, compare, file_bytes, latency, macs, macs_per_filter, parameters
-from cnnprune_utils.models import CNN, save_model
 from cnnprune_utils.plan import Plan, lowest, rank
+from cnnprune_utils.saving import save_model
 from cnnprune_utils.structure import prunable_layers
 from cnnprune_utils.surgery import prune
 from cnnprune_utils.training import evaluate

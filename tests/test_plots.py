@@ -15,9 +15,9 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from scipy import stats
 
-from cnnprune_utils import plots
-from cnnprune_utils.data import Split
-from cnnprune_utils.models import CNN
+from cnnprune_utils.batches import Split
+from cnnprune_utils.book import plots
+from cnnprune_utils.book.cnn import CNN
 from cnnprune_utils.plan import rank
 from cnnprune_utils.structure import prunable_layers
 

@@ -18,9 +18,8 @@ PACKAGE = ROOT / "cnnprune_utils"
 # The flow of the book. A module imports only from those before it, so there are no circles.
 ORDER = [
     "files",
-    "fetch",
-    "data",
-    "unfinished",
+    "batches",
+    "training_state",
     "training",
     "plan",
     "nodes",
@@ -29,13 +28,18 @@ ORDER = [
     "gates",
     "criteria",
     "surgery",
-    "models",
+    "book.cnn",
+    "saving",
     "metrics",
-    "run",
-    "schedule",
+    "loop_state",
+    "loop",
     "choice",
     "exhaustive",
-    "plots",
+    "book.apt",
+    "book.fetch",
+    "book.fashion_mnist",
+    "book.shipped",
+    "book.plots",
     "board.facts",
     "board.page",
     "board.pictures",
@@ -80,7 +84,7 @@ def project_files() -> list[Path]:
 
 
 def modules() -> set[str]:
-    """Their names below the package, such as data and command.cli."""
+    """Their names below the package, such as batches and command.cli."""
     files = [path.relative_to(PACKAGE).with_suffix("") for path in PACKAGE.rglob("*.py") if path.stem != "__init__"]
     return {".".join(file.parts) for file in files}
 
@@ -111,8 +115,14 @@ def test_a_module_imports_only_from_those_before_it(module: str) -> None:
     assert imports(module) <= set(ORDER[: ORDER.index(module)])
 
 
+def test_the_package_does_without_the_book_except_to_load_its_network() -> None:
+    core = [module for module in ORDER if "." not in module]
+    of_book = {(module, name) for module in core for name in imports(module) if name.startswith("book.")}
+    assert of_book == {("saving", "book.cnn")}
+
+
 def test_the_order_sees_the_imports_of_a_module_in_a_folder_too() -> None:
-    assert {"data", "models", "command.folder", "command.pictures"} <= imports("command.cli")
+    assert {"saving", "book.cnn", "command.folder", "command.pictures"} <= imports("command.cli")
 
 
 def test_ci_runs_the_two_commands_of_the_readme_in_their_order() -> None:

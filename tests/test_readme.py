@@ -13,8 +13,8 @@ from torchvision.models import resnet18
 
 from cnnprune_utils.command import options, parsing, store
 from cnnprune_utils.command.settings import Settings
-from cnnprune_utils.models import load_model
-from cnnprune_utils.schedule import Compressed
+from cnnprune_utils.loop import Compressed
+from cnnprune_utils.saving import load_model
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()

@@ -21,7 +21,7 @@ from random_networks import (  # noqa: F401
 from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
-from cnnprune_utils.models import CNN
+from cnnprune_utils.book.cnn import CNN
 from cnnprune_utils.plan import Plan
 from cnnprune_utils.structure import Port, analyse, prunable_layers, removals, skipped_layers
 

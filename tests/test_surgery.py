@@ -29,8 +29,8 @@ from random_networks import (  # noqa: F401
 from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
+from cnnprune_utils.book.cnn import CNN
 from cnnprune_utils.gates import mask
-from cnnprune_utils.models import CNN
 from cnnprune_utils.plan import Plan
 from cnnprune_utils.structure import prunable_layers
 from cnnprune_utils.surgery import prune

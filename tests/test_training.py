@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cnnprune_utils.data import Split, Splits
+from cnnprune_utils.batches import Split, Splits
 from cnnprune_utils.training import best_device, evaluate, evaluating, fit, predict, seed_everything
 
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from ..data import CLASS_NAMES, Split
+from ..batches import Split
+from ..book.fashion_mnist import CLASS_NAMES
 
 if TYPE_CHECKING:
     from .widget import Board

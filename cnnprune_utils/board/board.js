@@ -112,7 +112,7 @@ async function pageEyes(facts) {
   const image = (i) => ({ height, width, bytes: grey.subarray(i * area, (i + 1) * area) });
   const answerOf = (i, closed) => answer[i * (answer.length / n) + closed];
 
-  /** The maps of every filter, before its own gate, as float32; padding 1, then a ReLU, as in models.CNN. */
+  /** The maps of every filter, before its own gate, as float32; padding 1, then a ReLU, as in the book's CNN. */
   function maps(i, closed) {
     let inputs = [Float32Array.from(image(i).bytes, (byte) => byte / 255)];
     let gate = 0;

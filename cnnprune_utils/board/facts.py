@@ -7,14 +7,13 @@ counted through all layers in their order. 0 is the whole network.
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
-from itertools import product
+from itertools import chain, product
 from typing import Any
 
 import numpy as np
@@ -22,9 +21,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from torch import nn
 
+from ..batches import Split
 from ..criteria import taylor
-from ..data import Split
 from ..exhaustive import all_subnetworks, best_of_each_size, plan_of
+from ..files import fingerprint
 from ..metrics import macs, parameters
 from ..plan import Plan, rank
 from ..structure import prunable_layers
@@ -49,7 +49,7 @@ class Facts:
         scores: one row per filter, as :func:`cnnprune_utils.plan.rank` returns them for the Taylor criterion.
         costs: filters kept in each layer -> (parameters, MACs per image). No layer is empty in it.
         best: the closed number of the most accurate sub-network of each size, none with an empty layer.
-        fingerprint: of the network and the images; see :func:`fingerprint`.
+        fingerprint: of the network and the images; see :func:`identity`.
         made: what was measured, how and with what: notes for people.
     """
 
@@ -157,7 +157,7 @@ def measure(model: nn.Module, split: Split, *, at_most: int = 2**16) -> Facts:
         scores=rank(taylor(model, split)),
         costs=_costs(model, split, layers),
         best=[sum(bits[name, k] for name, gone in plan.remove.items() for k in gone) for plan in best],
-        fingerprint=fingerprint(model, split),
+        fingerprint=identity(model, split),
     )
 
 
@@ -171,21 +171,15 @@ def _costs(model: nn.Module, split: Split, layers: Mapping[str, int]) -> dict[tu
     return costs
 
 
-def fingerprint(model: nn.Module, split: Split) -> str:
-    """A number that two networks share if they have the same layers and weights, and two splits if the same images."""
-    digest = hashlib.sha256(repr(model).encode())
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    for tensor in (split.images, split.labels):
-        digest.update(tensor.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+def identity(model: nn.Module, split: Split) -> str:
+    """Return the fingerprint of a network's layers and weights and of a split's images and labels."""
+    return fingerprint([repr(model), *chain.from_iterable(model.state_dict().items()), split.images, split.labels])
 
 
 def facts_of(model: nn.Module, split: Split) -> Facts:
     """The facts that come with the package, if they are of this network and these images; else :func:`measure`."""
     known = shipped()
-    return known if known.fingerprint == fingerprint(model, split) else measure(model, split)
+    return known if known.fingerprint == identity(model, split) else measure(model, split)
 
 
 @cache

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..data import Split
+from ..batches import Split
 from ..exhaustive import end_of, reading, terms
 from ..gates import gated
 

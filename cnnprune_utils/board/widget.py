@@ -11,7 +11,7 @@ import numpy as np
 import traitlets
 from torch import nn
 
-from ..data import Split
+from ..batches import Split
 from ..plan import Plan
 from .facts import Facts, facts_of
 from .pictures import Pictures, grey

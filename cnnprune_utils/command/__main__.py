@@ -32,7 +32,7 @@ def main() -> int:
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # what the terminal has no sign for must not end a run
     logging.basicConfig(format="%(message)s")
-    logging.getLogger("cnnprune_utils.fetch").setLevel(logging.INFO)  # data that is missing takes a while to come
+    logging.getLogger("cnnprune_utils.book.fetch").setLevel(logging.INFO)  # data that is missing takes a while to come
     try:
         from . import cli
 

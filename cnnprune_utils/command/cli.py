@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if command == "predict":
             return _predict(options)
         if command == "data":
-            from ..data import fetch_and_say
+            from ..book.fashion_mnist import fetch_and_say
 
             return fetch_and_say(options.get("root"))
         if command == "ui":
@@ -77,7 +77,7 @@ def _steps(command: str, folder: RunFolder, settings: Settings, *, redo: bool) -
 
 def _reason(error: Exception) -> str:
     """Our own errors in full; of PyTorch's, such as memory that ran out, the line before its advice to developers."""
-    from ..fetch import FetchError
+    from ..book.fetch import FetchError
 
     text = str(error) or type(error).__name__
     return text.partition("\n")[0] if isinstance(error, RuntimeError) and not isinstance(error, FetchError) else text
@@ -122,7 +122,7 @@ def _do(command: str, folder: RunFolder, settings: Settings, redo: bool) -> None
 
 
 def _predict(options: Namespace) -> int:
-    from ..data import load_fashion_mnist
+    from ..book.fashion_mnist import load_fashion_mnist
     from .pictures import Failure, as_json, as_text, predict_files, predict_images
 
     paths, numbers = options.get("images") or [], options.get("index") or []
@@ -152,7 +152,7 @@ def _model(name: str, uri: str | None) -> nn.Module:
     Raises:
         ValueError, OSError: there is none, or it is damaged, or not made for Fashion-MNIST.
     """
-    from ..models import load_model
+    from ..saving import load_model
     from .store import NoStore, fetch_network, place
 
     path = Path(name)
@@ -176,9 +176,11 @@ def _model(name: str, uri: str | None) -> nn.Module:
 
 
 def _checked(model: nn.Module, name: str) -> nn.Module:
-    from ..models import CNN
+    from ..book.cnn import CNN
+    from ..book.fashion_mnist import CLASS_NAMES, IMAGE_SIZE
 
-    if not isinstance(model, CNN) or (model.in_channels, model.image_size, model.n_classes) != (1, 28, 10):
+    fits = (1, IMAGE_SIZE, len(CLASS_NAMES))
+    if not isinstance(model, CNN) or (model.in_channels, model.image_size, model.n_classes) != fits:
         raise ValueError(f"{name} holds a network for other images than Fashion-MNIST's: grey, 28x28, ten classes")
     return model.float()  # as the images are
 

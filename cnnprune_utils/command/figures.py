@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .. import plots
+from ..book import plots
 from ..files import write
 from ..plan import Plan
 from .folder import STEPS, RunFolder

@@ -6,18 +6,29 @@ help comes at once.
 
 from __future__ import annotations
 
+import ast
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.resources import files
 from typing import Literal, TypeAlias
 from urllib.parse import urlsplit
 
-Criterion: TypeAlias = Literal[
-    "taylor", "fisher", "activation_mean", "activation_std", "apoz", "magnitude", "random", "oracle", "oracle_loss"
-]
+from ..book.fashion_mnist import CLASS_NAMES, N_TRAINING_IMAGES
+
+
+def criteria() -> tuple[str, ...]:
+    """Return the names in :data:`cnnprune_utils.CRITERIA`, read from its source: an import would bring PyTorch."""
+    tree = ast.parse((files("cnnprune_utils") / "criteria.py").read_text(encoding="utf-8"))
+    assigned = {ast.unparse(node.target): node.value for node in tree.body if isinstance(node, ast.AnnAssign)}
+    table = assigned["CRITERIA"]
+    assert isinstance(table, ast.Dict)
+    return tuple(ast.literal_eval(name) for name in table.keys if name is not None)
+
+
+Criterion: TypeAlias = Literal[criteria()]  # type: ignore[valid-type]  # mypy takes literals only from the text
 Schedule: TypeAlias = Literal["one_cycle", "constant"]
 
-N_TRAINING_IMAGES = 60_000  # before the validation images are taken out
 SIZES = ("remove", "parameters", "macs")  # how far to prune: one of them
 
 
@@ -36,10 +47,9 @@ class Data:
     train: int | None = None
 
     def __post_init__(self) -> None:
-        if self.validation % 10 or not 10 <= self.validation < N_TRAINING_IMAGES:
-            raise ValueError(
-                f"data.validation={self.validation} must be a multiple of 10, from 10 to {N_TRAINING_IMAGES - 10}"
-            )
+        n, most = len(CLASS_NAMES), N_TRAINING_IMAGES - len(CLASS_NAMES)
+        if self.validation % n or not n <= self.validation <= most:
+            raise ValueError(f"data.validation={self.validation} must be a multiple of {n}, from {n} to {most}")
         left = N_TRAINING_IMAGES - self.validation
         if self.train is not None and not 1 <= self.train <= left:
             raise ValueError(f"data.train={self.train} must lie between 1 and {left}: data.validation leaves so many")

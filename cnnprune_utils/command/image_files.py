@@ -12,7 +12,8 @@ import torch
 from PIL import Image, ImageOps, ImageStat, UnidentifiedImageError
 from torch import Tensor
 
-SIDE = 28  # pixels, of the images of Fashion-MNIST
+from ..book.fashion_mnist import IMAGE_SIZE
+
 FORMATS = ("PNG", "JPEG")
 SUFFIXES = (".png", ".jpg", ".jpeg")  # what a folder's pictures are called
 
@@ -68,7 +69,7 @@ def read(path: AnyPath, *, invert: bool | None = None) -> tuple[Tensor, str]:
     try:
         grey, transparent = _opened(path)
         longer = max(grey.size)
-        width, height = (max(1, round(SIDE * side / longer)) for side in grey.size)
+        width, height = (max(1, round(IMAGE_SIZE * side / longer)) for side in grey.size)
         # each pixel the mean of an area: of the five ways, the one that brings enlarged test images back best
         pixels: Pixels = np.asarray(grey.resize((width, height), Image.Resampling.BOX))
     except Exception as error:  # a broken file can make Pillow's decoders raise anything
@@ -130,8 +131,8 @@ def _corners(pixels: Pixels) -> Pixels:
 def _padded(pixels: Pixels) -> Pixels:
     """In the middle of 28 x 28."""
     height, width = pixels.shape
-    top, left = (SIDE - height) // 2, (SIDE - width) // 2
-    margins = ((top, SIDE - height - top), (left, SIDE - width - left))
+    top, left = (IMAGE_SIZE - height) // 2, (IMAGE_SIZE - width) // 2
+    margins = ((top, IMAGE_SIZE - height - top), (left, IMAGE_SIZE - width - left))
     return np.pad(pixels, margins, constant_values=int(np.median(_corners(pixels))))
 
 

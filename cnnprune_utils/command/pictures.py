@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..data import CLASS_NAMES
+from ..book.fashion_mnist import CLASS_NAMES
 from ..training import evaluating
 from .image_files import PictureError, listed, printable, read
 
@@ -22,8 +22,9 @@ __all__ = ["Failure", "Prediction", "as_json", "as_text", "predict_files", "pred
 class Prediction:
     """What the network says of one picture.
 
-    ``index`` and ``label`` are the likeliest class; ``probabilities`` has all ten (softmax), in the order of
-    :data:`cnnprune_utils.data.CLASS_NAMES`; ``note`` says what was done to the picture, and is empty for most.
+    ``index`` and ``label`` are the likeliest class; ``probabilities`` has those of all classes (softmax), in
+    the order of :data:`cnnprune_utils.book.CLASS_NAMES`; ``note`` says what was done to the picture, and is
+    empty for most.
     """
 
     path: str

@@ -12,7 +12,7 @@ import torch
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
-from cnnprune_utils.models import load_model
+from cnnprune_utils.saving import load_model
 
 
 class Network(PythonModel):

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from ..book.fashion_mnist import N_TRAINING_IMAGES
 from .groups import (
-    N_TRAINING_IMAGES,
     Data,
     Finetuning,
     Loop,

@@ -12,15 +12,16 @@ from functools import partial
 import pandas as pd
 from torch import nn
 
+from ..batches import Split
+from ..book.cnn import CNN
 from ..criteria import CRITERIA, random
-from ..data import Split
 from ..files import write
+from ..loop import Criterion, TargetMissed, compress
+from ..loop_state import Target
 from ..metrics import compare as compare_models
 from ..metrics import macs_per_filter
-from ..models import CNN, save_model
 from ..plan import Plan, lowest, per_layer, rank
-from ..run import Target
-from ..schedule import Criterion, TargetMissed, compress
+from ..saving import save_model
 from ..surgery import prune as prune_model
 from ..training import SCHEDULES, fit, seed_everything
 from .figures import table

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from ..book.fashion_mnist import CLASS_NAMES, IMAGE_SIZE
+
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from torch import Tensor
@@ -158,8 +160,8 @@ def save_served(file: Path, into: Path, images: Tensor, *, model_id: str, run_id
     from mlflow.types import Schema, TensorSpec
 
     number = np.dtype(np.float32)
-    images_in = Schema([TensorSpec(number, (-1, 1, 28, 28))])
-    logits_out = Schema([TensorSpec(number, (-1, 10))])
+    images_in = Schema([TensorSpec(number, (-1, 1, IMAGE_SIZE, IMAGE_SIZE))])
+    logits_out = Schema([TensorSpec(number, (-1, len(CLASS_NAMES)))])
     pyfunc.save_model(
         str(into),
         mlflow_model=Model(model_id=model_id, run_id=run_id),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import shlex
@@ -15,7 +14,7 @@ from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
-from ..files import write
+from ..files import fingerprint, write
 from .console import say
 from .folder import READS
 from .groups import Tracking
@@ -208,7 +207,7 @@ class Tracker(Observer):
 
     def _is_new(self, name: str, content: bytes) -> bool:
         """Whether MLflow lacks this; :meth:`_keep`, called once it has it, makes a note of that."""
-        sha = hashlib.sha256(content).hexdigest()
+        sha = fingerprint([content])
         if self.told.get(name) == sha:
             return False
         self.told[name] = sha

@@ -10,11 +10,13 @@ import torch
 from torch import nn
 from torchinfo import summary
 
-from ..data import Splits, load_fashion_mnist
+from ..batches import Splits
+from ..book.cnn import CNN
+from ..book.fashion_mnist import IMAGE_SIZE, load_fashion_mnist
 from ..files import write
 from ..metrics import macs, parameters
-from ..models import CNN, load_model
 from ..plan import Plan
+from ..saving import load_model
 from ..training import best_device
 from .figures import draw, table
 from .folder import RunError, RunFolder
@@ -116,5 +118,5 @@ def check(settings: Settings) -> None:
 
 
 def sizes(model: nn.Module) -> dict[str, int]:
-    device = next(model.parameters()).device
-    return {"parameters": parameters(model), "macs": macs(model, torch.zeros(1, 1, 28, 28, device=device))}
+    image = torch.zeros(1, 1, IMAGE_SIZE, IMAGE_SIZE, device=next(model.parameters()).device)
+    return {"parameters": parameters(model), "macs": macs(model, image)}

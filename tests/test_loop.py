@@ -22,14 +22,14 @@ import torch
 from random_networks import assert_unchanged, one_thread, randomize, snapshot  # noqa: F401
 from torch import Tensor, nn
 
-from cnnprune_utils import criteria, schedule
+from cnnprune_utils import criteria, loop
+from cnnprune_utils.batches import Split, Splits
+from cnnprune_utils.book.cnn import CNN
 from cnnprune_utils.criteria import CRITERIA, magnitude, taylor
-from cnnprune_utils.data import Split, Splits
 from cnnprune_utils.gates import mask
+from cnnprune_utils.loop import Compressed, Target, TargetMissed, compress
 from cnnprune_utils.metrics import macs, macs_per_filter, parameters
-from cnnprune_utils.models import CNN
 from cnnprune_utils.plan import Plan, Scores, lowest, rank
-from cnnprune_utils.schedule import Compressed, Target, TargetMissed, compress
 from cnnprune_utils.structure import prunable_layers
 from cnnprune_utils.surgery import prune
 from cnnprune_utils.training import evaluate, fit
@@ -117,7 +117,7 @@ def assert_same_network(a: nn.Module, b: nn.Module) -> None:
 def script(monkeypatch: pytest.MonkeyPatch, *accuracies: float) -> None:
     """Measure these accuracies, step by step, instead of the real ones."""
     values = iter(accuracies)
-    monkeypatch.setattr(schedule, "_update", lambda *_: [0.0, (accuracy := next(values)), 0.0, accuracy])
+    monkeypatch.setattr(loop, "_update", lambda *_: [0.0, (accuracy := next(values)), 0.0, accuracy])
 
 
 # Target
@@ -401,7 +401,7 @@ def test_the_macs_penalty_goes_by_the_shares_of_the_network_as_it_is(
         measured.append(parameters(model))
         return macs_per_filter(model, images)
 
-    monkeypatch.setattr(schedule, "macs_per_filter", shares)
+    monkeypatch.setattr(loop, "macs_per_filter", shares)
     without = compress(trained, SPLITS, target=Target(filters=3), **NONE)
     assert measured == []
     _, plan, history = compress(trained, SPLITS, target=Target(filters=3), macs_penalty=1e6, **NONE)
@@ -480,7 +480,7 @@ def test_the_history_has_one_row_a_step_and_its_numbers_are_those_of_the_network
 
 def test_without_updates_before_is_after_and_measured_once(trained: CNN, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    monkeypatch.setattr(schedule, "evaluate", lambda *a, **k: calls.append(a) or evaluate(*a, **k))
+    monkeypatch.setattr(loop, "evaluate", lambda *a, **k: calls.append(a) or evaluate(*a, **k))
     history = compress(trained, SPLITS, target=Target(filters=3), **NONE).history
     assert history["loss_before"].tolist() == history["loss_after"].tolist()
     assert history["accuracy_before"].tolist() == history["accuracy_after"].tolist()
@@ -499,7 +499,7 @@ def test_a_step_is_prune_and_then_fit_on_images_of_its_own(trained: CNN) -> None
 
 def test_updates_see_each_training_image_at_most_once(trained: CNN, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    monkeypatch.setattr(schedule, "fit", lambda model, splits, **k: seen.append(splits) or fit(model, splits, **k))
+    monkeypatch.setattr(loop, "fit", lambda model, splits, **k: seen.append(splits) or fit(model, splits, **k))
     compress(trained, SPLITS, target=Target(filters=1), updates=1000, batch_size=32)
     assert [len(splits.train) for splits in seen] == [120]
 
@@ -529,7 +529,7 @@ def test_another_seed_gives_another_network() -> None:
 
 def test_dropout_is_seeded_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
     states = []
-    monkeypatch.setattr(schedule, "fit", lambda *a, **k: states.append(torch.get_rng_state()) or fit(*a, **k))
+    monkeypatch.setattr(loop, "fit", lambda *a, **k: states.append(torch.get_rng_state()) or fit(*a, **k))
     compress(dropping(), SPLITS, target=Target(filters=2), seed=3, **FEW)
     for state, seed in zip(states, (4, 5), strict=True):
         with torch.random.fork_rng():
@@ -555,7 +555,7 @@ def test_they_do_so_after_an_error_too(where: str, monkeypatch: pytest.MonkeyPat
     model = dropping()
     before = snapshot(model)
     if where != "criterion":
-        monkeypatch.setattr(schedule, where, failing)
+        monkeypatch.setattr(loop, where, failing)
     with pytest.raises(RuntimeError, match="in the middle"):
         compress(model, SPLITS, target=Target(filters=2), criterion=failing if where == "criterion" else taylor, **FEW)
     assert_unchanged(model, before)
@@ -631,7 +631,7 @@ def test_an_interruption_between_two_files_loses_nothing(
             raise Interrupted
 
     with monkeypatch.context() as patch:
-        patch.setattr(schedule.os, "replace", replacing)
+        patch.setattr(loop.os, "replace", replacing)
         with pytest.raises(Interrupted):
             compress(model, SPLITS, folder=tmp_path, **options)
     (tmp_path / ".compress.json.part").write_text('{"rows": [')
@@ -642,7 +642,7 @@ def test_an_interruption_between_two_files_loses_nothing(
 
 SLOW = """
 import sys, time
-from test_schedule import *
+from test_loop import *
 
 def slowly(model, split, *, batch_size):
     time.sleep(0.1)

@@ -1,4 +1,4 @@
-"""The book's network, given by its widths; and models saved as data: safetensors, with the architecture as JSON."""
+"""Models saved as data: safetensors, with what is needed to build the network again as JSON in the header."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import copy
 import json
 import os
 import tempfile
-from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,80 +22,16 @@ FORMAT = 1
 _KEY = "cnnprune_utils"  # of our JSON in the header; only one key, since their order in a file is not fixed
 
 
-class CNN(nn.Module):
-    """Convolutions of 3x3 with padding 1, each followed by a ReLU; then one linear layer on all positions.
-
-    Args:
-        widths: filters of each convolution.
-        in_channels: channels of the images.
-        image_size: their height and width, as one number or (height, width).
-        n_classes: outputs.
-
-    ``network`` is the ``nn.Sequential`` of the layers. The properties read them, so they hold for a pruned copy too.
-
-    Raises:
-        ValueError: no width, or a number below 1.
-    """
-
-    def __init__(
-        self,
-        widths: Sequence[int] = (2, 4, 8),
-        *,
-        in_channels: int = 1,
-        image_size: int | tuple[int, int] = 28,
-        n_classes: int = 10,
-    ) -> None:
-        super().__init__()
-        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-        if not widths or min(*widths, in_channels, height, width, n_classes) < 1:
-            raise ValueError(
-                f"widths={tuple(widths)}, in_channels={in_channels}, image_size={image_size}, n_classes={n_classes}: "
-                "there must be at least one width, and each number must be at least 1."
-            )
-        self._image_size = (height, width)
-        layers: list[nn.Module] = []
-        for before, after in pairwise((in_channels, *widths)):
-            layers += [nn.Conv2d(before, after, kernel_size=3, padding=1), nn.ReLU()]
-        self.network = nn.Sequential(*layers, nn.Flatten(), nn.Linear(widths[-1] * height * width, n_classes))
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Images (n, in_channels, height, width) to outputs (n, n_classes): logits, no softmax."""
-        outputs: Tensor = self.network(images)
-        return outputs
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """The filters of each convolution."""
-        return tuple(conv.out_channels for conv in self._convolutions())
-
-    @property
-    def in_channels(self) -> int:
-        return self._convolutions()[0].in_channels
-
-    @property
-    def image_size(self) -> int | tuple[int, int]:
-        """One number for square images, else (height, width). No layer knows it, and no pruning changes it."""
-        height, width = self._image_size
-        return height if height == width else (height, width)
-
-    @property
-    def n_classes(self) -> int:
-        return next(m.out_features for m in reversed(self.network) if isinstance(m, nn.Linear))
-
-    def _convolutions(self) -> list[nn.Conv2d]:
-        return [m for m in self.network if isinstance(m, nn.Conv2d)]
-
-
 def save_model(model: nn.Module, path: str | os.PathLike[str], *, plan: Plan | None = None) -> None:
-    """Write ``model`` to ``path``, in one step: what stood there stays whole until the new file is.
+    """Write ``model`` to ``path``, atomically: the old file stays whole until the new one is.
 
     Args:
-        model: a :class:`CNN` of any widths; or any other network, with its plan.
-        path: by custom ``*.safetensors``; its folder exists.
-        plan: what was pruned, in the numbering of the unpruned network. A :class:`CNN` needs none, and keeps none.
+        model: the book's :class:`.book.cnn.CNN` of any widths; or any other network, with its plan.
+        path: by convention ``*.safetensors``; its folder exists.
+        plan: what was pruned, in the numbering of the unpruned network. The book's CNN needs none, and keeps none.
 
     Raises:
-        ValueError: the model is not a :class:`CNN`, and there is no plan.
+        ValueError: the model is not the book's CNN, and there is no plan.
         FileNotFoundError: the folder does not exist.
     """
     path = Path(path)
@@ -132,8 +66,8 @@ def load_model(path: str | os.PathLike[str], *, base: nn.Module | None = None) -
     Args:
         path: the file.
         base: the unpruned network, for a file that holds a plan: a copy of it is pruned and gets the numbers of the
-            file (and keeps the train/eval and ``requires_grad`` flags of ``base``); ``base`` is unchanged. A
-            :class:`CNN` needs none.
+            file (and keeps the train/eval and ``requires_grad`` flags of ``base``); ``base`` is unchanged. The
+            book's CNN needs none.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -153,7 +87,7 @@ def load_model(path: str | os.PathLike[str], *, base: nn.Module | None = None) -
     try:
         if base is None or "architecture" in header:
             with torch.device("meta"):  # no memory, and no random number is drawn
-                model: nn.Module = CNN(**header["architecture"])
+                model: nn.Module = _book_cnn()(**header["architecture"])
             model.load_state_dict(tensors, assign=True)
             return model
         plan = Plan.from_json(json.dumps(header["plan"]))
@@ -169,14 +103,21 @@ def load_model(path: str | os.PathLike[str], *, base: nn.Module | None = None) -
 
 
 def _architecture(model: nn.Module) -> dict[str, Any] | None:
-    """The arguments that build this :class:`CNN`; None for any other network, and for a CNN changed by hand."""
-    if type(model) is not CNN:
+    """The arguments that build the book's CNN; None for any other network, and for a CNN changed by hand."""
+    if type(model) is not _book_cnn():
         return None
     arguments = {name: getattr(model, name) for name in ("widths", "in_channels", "image_size", "n_classes")}
     with torch.device("meta"):
-        same = CNN(**arguments)
+        same = _book_cnn()(**arguments)
     alike = repr(same) == repr(model) and same.state_dict().keys() == model.state_dict().keys()
     return arguments if alike else None
+
+
+def _book_cnn() -> type[nn.Module]:
+    """The one class whose files hold an architecture. Imported here: the package does not depend on the book."""
+    from .book.cnn import CNN
+
+    return CNN
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -1,8 +1,7 @@
-"""Where a run of the loop in :mod:`.schedule` stands: its target, and its state between two steps, also on disk."""
+"""The state of the loop in :mod:`.loop` between two steps, also on disk; and the target that it stops at."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import time
@@ -15,14 +14,13 @@ from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
-from .data import Splits
-from .files import write
+from .batches import Splits
+from .files import changes, fingerprint, write
 from .metrics import macs, parameters
-from .models import load_model, save_model, to_bytes
 from .plan import Plan
+from .saving import load_model, save_model, to_bytes
 from .structure import prunable_layers
 from .surgery import prune
-from .unfinished import digest
 
 Filter: TypeAlias = tuple[str, int]
 """The name of its layer, and its number."""
@@ -32,7 +30,7 @@ _COLUMNS = {"filters": "removed", "parameters": "parameters", "macs": "macs"}  #
 
 @dataclass(frozen=True, repr=False)
 class Target:
-    """Where :func:`.schedule.compress` stops: at a size, at a loss of accuracy, or at a size within a loss of accuracy.
+    """Where :func:`.loop.compress` stops: at a size, at a loss of accuracy, or at a size within a loss of accuracy.
 
     Args:
         filters: so many have left.
@@ -77,7 +75,7 @@ class Target:
         return f"{self.size}={row[_COLUMNS[self.size or 'filters']]}"
 
 
-class Run:
+class LoopState:
     """Where the loop stands between two steps, in memory and, with a folder, on disk."""
 
     def __init__(self, model: nn.Module, target: Target, keep_at_least: int, image: Tensor) -> None:
@@ -175,10 +173,9 @@ class Run:
         if not (folder / "compress.json").exists():
             return
         state = json.loads((folder / "compress.json").read_text())
-        before = state["settings"]
-        if changes := [f"{k} was {before.get(k)}, is {v}" for k, v in settings.items() if before.get(k) != v]:
+        if changed := changes(state["settings"], settings):
             raise ValueError(
-                f"{folder} holds another run: {'; '.join(changes)}. Call it as before to go on, or take another folder."
+                f"{folder} holds another run: {changed}. Call it as before to go on, or take another folder."
             )
         self.rows, self.order = state["rows"], [(name, k) for name, k in state["order"]]
         for step in state["networks"]:
@@ -187,11 +184,10 @@ class Run:
             self.networks[step].load_state_dict(saved.state_dict())
 
 
-def fingerprint(model: nn.Module, splits: Splits, target: Target, criterion: Callable[..., Any]) -> dict[str, Any]:
-    """What the settings of a run say of these: the same in every process, if they are the same."""
+def fingerprints(model: nn.Module, splits: Splits, target: Target, criterion: Callable[..., Any]) -> dict[str, Any]:
+    """Return what identifies the model, data, target and criterion in a run's settings; stable across processes."""
     flags = [parameter.requires_grad for parameter in model.parameters()]
-    of_model = hashlib.sha256(to_bytes(model, plan=Plan({})) + f"{model} {flags}".encode())
-    of_splits = digest(tensor for split in (splits.train, splits.validation) for tensor in (split.images, split.labels))
+    of_model = fingerprint([to_bytes(model, plan=Plan({})), f"{model} {flags}"])
+    of_splits = fingerprint(x for split in (splits.train, splits.validation) for x in (split.images, split.labels))
     name = re.sub(r" at 0x[0-9a-f]+", "", repr(criterion))
-    hashes = {"model": of_model.hexdigest(), "splits": of_splits}
-    return {"target": asdict(target), "criterion": name, **hashes}
+    return {"target": asdict(target), "criterion": name, "model": of_model, "splits": of_splits}

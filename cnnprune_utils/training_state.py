@@ -1,30 +1,28 @@
-"""A training that is not finished, kept in a file: whatever ends the process, it goes on as if nothing had been.
+"""The state of a training, kept in a file: after a kill, the training goes on to the same result.
 
-Everything that an epoch changes is in it: parameters and buffers, the optimizer and its learning rates, the order of
+It holds everything that an epoch changes: parameters and buffers, the optimizer and its learning rates, the order of
 the images, and what dropout draws next. The file is for the machine that wrote it; a finished model travels in
 safetensors.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from .files import write
+from .files import changes, write
 
 
 @dataclass
-class Unfinished:
-    """What an epoch changes, and ``rows``, what is known of each epoch up to here."""
+class TrainingState:
+    """Everything that an epoch changes; ``rows`` has the measurements of each finished epoch."""
 
     model: nn.Module
     optimizer: Optimizer
@@ -33,7 +31,7 @@ class Unfinished:
     rows: list[dict[str, float]] = field(default_factory=list)
 
     def keep(self, file: Path, call: dict[str, Any]) -> None:
-        """Write the state to ``file`` in one move, with the call that it belongs to."""
+        """Write the state to ``file`` atomically, with the call that it belongs to."""
         parts = {name: getattr(self, name).state_dict() for name in ("model", "optimizer", "schedule")}
         order = self.generator.get_state()
         content = io.BytesIO()  # torch.save would answer a full disk with a RuntimeError
@@ -41,14 +39,14 @@ class Unfinished:
         write(file, content.getvalue())
 
     def go_on_from(self, file: Path, call: dict[str, Any]) -> None:
-        """Stand where the state in ``file`` stands, if there is such a file.
+        """Restore the state saved in ``file``, if it exists.
 
         Raises:
             ValueError: the file is damaged or something else, or it belongs to another call. Nothing has changed then.
         """
         if not file.exists():
             return
-        again = f"Delete {file.name}, and the training begins anew."
+        again = f"Delete {file.name}, and the training begins again."
         content = file.read_bytes()
         try:
             state = torch.load(io.BytesIO(content), weights_only=True)  # which runs no code from the file
@@ -56,9 +54,8 @@ class Unfinished:
         except Exception as error:  # what a reader of pickles stumbles over can be anything
             reason = str(error).partition("\n")[0]
             raise ValueError(f"{file} is damaged, or not the state of a training ({reason}). {again}") from error
-        if changes := [f"{k} was {before.get(k)}, is {v}" for k, v in call.items() if before.get(k) != v]:
-            text = f"{file} holds another training: {'; '.join(changes)}. Call it as before to go on. {again}"
-            raise ValueError(text)
+        if changed := changes(before, call):
+            raise ValueError(f"{file} holds another training: {changed}. Call it as before to go on. {again}")
         for name in ("model", "optimizer", "schedule"):
             getattr(self, name).load_state_dict(state[name])
         self.rows[:] = rows
@@ -79,11 +76,3 @@ def set_random_states(states: dict[str, Any]) -> None:
     torch.set_rng_state(states["cpu"])
     if "cuda" in states and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(states["cuda"])
-
-
-def digest(tensors: Iterable[Tensor]) -> str:
-    """SHA-256 of the numbers in these tensors: the same in every process, if they are the same."""
-    sha = hashlib.sha256()
-    for tensor in tensors:
-        sha.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return sha.hexdigest()

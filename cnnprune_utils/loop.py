@@ -1,7 +1,7 @@
 """The paper's loop: score, remove the filters that matter least, train a little, again, until the target is reached.
 
-What a criterion promises holds to first order, for a few filters at a time. So each step scores the filters that are
-left anew, and a few updates repair what the step before them did (arXiv:1611.06440, section 2 and figure 1).
+What a criterion promises holds to first order, for a few filters at a time. So each step scores the remaining filters
+again, and a few updates repair what the step before them did (arXiv:1611.06440, section 2 and figure 1).
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from .batches import Split, Splits
 from .criteria import taylor
-from .data import Split, Splits
 from .gates import GatedNetwork, closed, gated
+from .loop_state import Filter, LoopState, Target, fingerprints
 from .metrics import macs_per_filter
 from .plan import Plan, Scores, rank
-from .run import Filter, Run, Target, fingerprint
 from .surgery import prune
 from .training import evaluate, fit
 
@@ -121,10 +121,10 @@ def compress(
         raise ValueError(f"updates={updates} must be at least 0, and each of these at least 1: {counts}.")
     scored = splits.train.subset(min(n_images, len(splits.train)), seed)
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        run = Run(model, target, keep_at_least, splits.train.images[:1])
+        run = LoopState(model, target, keep_at_least, splits.train.images[:1])
         if folder is not None:
             rates = {"updates": updates, "learning_rate": learning_rate, "macs_penalty": macs_penalty, "seed": seed}
-            run.go_on_from(Path(folder), counts | rates | fingerprint(model, splits, target, criterion))
+            run.go_on_from(Path(folder), counts | rates | fingerprints(model, splits, target, criterion))
         if not run.rows:
             started, network = time.perf_counter(), prune(model, Plan({}))
             run.add([], network, _update(network, splits, 0, learning_rate, batch_size, seed), started)
@@ -182,7 +182,7 @@ def _update(
     return [float(x) for x in log[["validation_loss", "validation_accuracy"]].to_numpy().flatten()]
 
 
-def _result(run: Run) -> Compressed:
+def _result(run: LoopState) -> Compressed:
     row, network = run.rows[run.closest], run.networks[run.closest]
     result = Compressed(network, run.original(run.closest), pd.DataFrame(run.rows))
     if run.target.size and not run.target.reached(row):

@@ -18,9 +18,10 @@ from matplotlib.ticker import MaxNLocator
 from scipy.special import stdtrit
 from torch import Tensor
 
-from .data import CLASS_NAMES, Split
-from .plan import Scores
-from .structure import Layer
+from ..batches import Split
+from ..plan import Scores
+from ..structure import Layer
+from .fashion_mnist import CLASS_NAMES
 
 LAYER_COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
 STAGE_COLORS = {

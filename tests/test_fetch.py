@@ -1,11 +1,10 @@
-"""Fashion-MNIST: where it comes from, and how it is split. Sources are faked with small files, never the rules."""
+"""Where Fashion-MNIST comes from. Sources are faked with small files, never the rules."""
 
 from __future__ import annotations
 
 import gzip
 import hashlib
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -17,18 +16,21 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import numpy as np
 import platformdirs
 import pytest
-import torch
 import torchvision
 
-from cnnprune_utils import data, fetch
-from cnnprune_utils.data import CLASS_NAMES, Split, Splits, load_fashion_mnist
-from cnnprune_utils.fetch import FetchError, Source
+from cnnprune_utils.book import apt as apt_module
+from cnnprune_utils.book import fashion_mnist, fetch
+from cnnprune_utils.book.fetch import FetchError, Source
 
 CONTENTS = {name: f"contents of {name}, ".encode() * 5000 for name in fetch.FILES}
 CHECKSUMS = {name: hashlib.sha256(contents).hexdigest() for name, contents in CONTENTS.items()}
+
+
+def mirrored(name: str) -> bytes:
+    """What a mirror sends."""
+    return gzip.compress(CONTENTS[name], mtime=0)
 
 
 def packed_files(folder: Path, contents: dict[str, bytes] = CONTENTS) -> Path:
@@ -76,8 +78,11 @@ def raw(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The package's own sources, asked for the small files."""
+    """The package's own sources, asked for the small files; a download is tried once."""
     monkeypatch.setattr(fetch, "FILES", CHECKSUMS)
+    packed = [(f"{name}.gz", hashlib.md5(mirrored(name)).hexdigest()) for name in CONTENTS]
+    monkeypatch.setattr(torchvision.datasets.FashionMNIST, "resources", packed)
+    monkeypatch.setattr(fetch, "RETRIES", 0)
 
 
 # --- which folder ---
@@ -91,7 +96,7 @@ def test_the_argument_names_the_folder_before_the_environment_does(tmp_path, mon
 
 
 def test_without_either_it_is_the_data_folder_of_the_checkout(monkeypatch):
-    checkout = Path(fetch.__file__).resolve().parents[1]
+    checkout = Path(fetch.__file__).resolve().parents[2]
     if not (checkout / "pyproject.toml").is_file():
         pytest.skip("the package is installed, there is no checkout")
     monkeypatch.delenv("CNNPRUNE_DATA", raising=False)
@@ -107,7 +112,7 @@ def test_an_installed_package_uses_the_cache_folder_of_the_user(has, tmp_path, m
     if has == "pyproject.toml":
         (tmp_path / "pyproject.toml").touch()
     monkeypatch.delenv("CNNPRUNE_DATA", raising=False)
-    monkeypatch.setattr(fetch, "__file__", str(tmp_path / "cnnprune_utils" / "fetch.py"))
+    monkeypatch.setattr(fetch, "__file__", str(tmp_path / "cnnprune_utils" / "book" / "fetch.py"))
     assert fetch.data_root() == platformdirs.user_cache_path("cnnprune")
 
 
@@ -179,8 +184,8 @@ def test_the_next_source_completes_what_a_bad_file_of_the_first_left_out(raw, tm
 
 def test_the_systems_copy_is_used_without_asking_the_network(small, raw, tmp_path, monkeypatch):
     monkeypatch.setattr(fetch, "SYSTEM_FOLDER", packed_files(tmp_path / "system"))
-    monkeypatch.setattr(fetch, "_open", lambda url: pytest.fail("asked the network"))
-    monkeypatch.setattr(fetch, "_run", lambda *command, cwd: pytest.fail("started apt"))
+    monkeypatch.setattr(fetch.pooch, "create", lambda **options: pytest.fail("asked the network"))
+    monkeypatch.setattr(apt_module, "unpack", lambda *arguments: pytest.fail("started apt"))
     folder, origin = fetch.fetch(tmp_path / "root")
     assert folder == raw
     assert contents(raw) == CONTENTS
@@ -236,17 +241,6 @@ def test_a_damaged_file_stays_as_it_was_when_no_source_has_a_better_one(raw, goo
     assert contents(raw) == CONTENTS | {"t10k-labels-idx1-ubyte": b"damaged"}
 
 
-def test_loading_checks_the_files_every_time(splits, tmp_path, monkeypatch):
-    shutil.copytree(fetch.data_root() / "FashionMNIST" / "raw", tmp_path / "FashionMNIST" / "raw")
-    images = tmp_path / "FashionMNIST" / "raw" / "t10k-images-idx3-ubyte"
-    with images.open("r+b") as file:
-        file.seek(5000)
-        file.write(b"\x01\x02\x03")
-    monkeypatch.setattr(fetch, "sources", lambda: [])
-    with pytest.raises(FetchError, match="t10k-images-idx3-ubyte: there, but with a wrong checksum"):
-        load_fashion_mnist(tmp_path)
-
-
 # --- interruptions, and two at once ---
 
 
@@ -295,7 +289,7 @@ def test_an_interrupted_download_leaves_whole_files_and_no_temporary_folder(raw,
 TWO_AT_ONCE = """
     import hashlib, sys, time
     from pathlib import Path
-    from cnnprune_utils import fetch
+    from cnnprune_utils.book import fetch
     me, other, packed = (Path(argument) for argument in sys.argv[1:])
     names = sorted(fetch.FILES)
 
@@ -341,23 +335,15 @@ class Mirror(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.server.asked.append(self.path)  # type: ignore[attr-defined]
         name = self.path.rsplit("/", 1)[-1].removesuffix(".gz")
-        if name not in CONTENTS:
+        if name not in CONTENTS or "gone" in self.path:
             self.send_error(404)
             return
+        packed = self.server.damaged.pop(name, None) or mirrored(name)  # type: ignore[attr-defined]
         self.send_response(200)
         self.end_headers()
-        packed = gzip.compress(CONTENTS[name])
-        pause = self.server.pause  # type: ignore[attr-defined]
-        for byte in packed if pause else []:
-            try:
-                self.wfile.write(bytes([byte]))
-            except OSError:
-                return
-            time.sleep(pause)
-        if not pause:
-            self.wfile.write(packed[: len(packed) // 2])
-            self.server.resume.wait(20)  # type: ignore[attr-defined]
-            self.wfile.write(packed[len(packed) // 2 :])
+        self.wfile.write(packed[: len(packed) // 2])
+        self.server.resume.wait(20)  # type: ignore[attr-defined]
+        self.wfile.write(packed[len(packed) // 2 :])
 
     def log_message(self, *arguments: object) -> None:
         pass
@@ -368,7 +354,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadingHTTPServer]:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with ThreadingHTTPServer(("127.0.0.1", 0), Mirror) as server:
         server.daemon_threads = True
-        server.asked, server.pause, server.resume = [], 0, threading.Event()  # type: ignore[attr-defined]
+        server.asked, server.damaged, server.resume = [], {}, threading.Event()  # type: ignore[attr-defined]
         server.resume.set()  # type: ignore[attr-defined]
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server
@@ -393,11 +379,22 @@ def no_debian(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_torchvisions_mirrors_are_used(small, no_debian, raw, tmp_path, server, silent, monkeypatch):
     monkeypatch.setattr(fetch, "SILENCE", 0.3)
     mirror = f"http://127.0.0.1:{server.server_port}/some/folder/"
-    monkeypatch.setattr(torchvision.datasets.FashionMNIST, "mirrors", [f"{mirror}gone/x", silent, mirror])
+    monkeypatch.setattr(torchvision.datasets.FashionMNIST, "mirrors", [f"{mirror}gone/", silent, mirror])
     origin = fetch.fetch(tmp_path / "root").origin
     assert set(origin.values()) == {f"the mirror {mirror}"}
     assert contents(raw) == CONTENTS
     assert server.asked[-4:] == [f"/some/folder/{name}.gz" for name in CONTENTS]
+
+
+def test_a_file_that_arrives_damaged_is_asked_for_again(small, no_debian, raw, tmp_path, server, monkeypatch):
+    monkeypatch.setattr(fetch, "RETRIES", 1)
+    mirror = f"http://127.0.0.1:{server.server_port}/"
+    monkeypatch.setattr(torchvision.datasets.FashionMNIST, "mirrors", [mirror])
+    first, *rest = CONTENTS
+    server.damaged[first] = b"<html>sign in first</html>"
+    fetch.fetch(tmp_path / "root")
+    assert contents(raw) == CONTENTS
+    assert server.asked == [f"/{name}.gz" for name in (first, first, *rest)]
 
 
 def test_a_dead_network_fails_within_seconds(small, no_debian, tmp_path, silent, monkeypatch):
@@ -405,20 +402,9 @@ def test_a_dead_network_fails_within_seconds(small, no_debian, tmp_path, silent,
     monkeypatch.setattr(fetch, "SILENCE", 0.5)
     monkeypatch.setattr(torchvision.datasets.FashionMNIST, "mirrors", [silent])
     started = time.monotonic()
-    with pytest.raises(FetchError, match=rf"the mirror {silent}: .*(no answer within 0\.5 s|timed out)"):
+    with pytest.raises(FetchError, match=rf"the mirror {silent}: .*(timed out|timeout)"):
         fetch.fetch(tmp_path / "root")
-    assert 0.4 < time.monotonic() - started < 3
-
-
-def test_a_name_that_nobody_resolves_fails_within_seconds_too(small, no_debian, tmp_path, monkeypatch):
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *arguments, **options: time.sleep(30))
-    monkeypatch.setattr(fetch, "SILENCE", 0.5)
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    started = time.monotonic()
-    with pytest.raises(FetchError, match=r"no answer within 0\.5 s"):
-        fetch.fetch(tmp_path / "root")
-    assert time.monotonic() - started < 3
+    assert 0.4 < time.monotonic() - started < 5
 
 
 def test_a_mirror_that_falls_silent_in_the_middle_of_a_file_is_given_up(
@@ -429,21 +415,10 @@ def test_a_mirror_that_falls_silent_in_the_middle_of_a_file_is_given_up(
     mirror = f"http://127.0.0.1:{server.server_port}/"
     monkeypatch.setattr(torchvision.datasets.FashionMNIST, "mirrors", [mirror])
     started = time.monotonic()
-    with pytest.raises(FetchError, match=f"the mirror {mirror}: timed out"):
+    with pytest.raises(FetchError, match=f"the mirror {mirror}: .*[Tt]imed out"):
         fetch.fetch(tmp_path / "root")
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 5
     assert contents(raw) == {}
-
-
-def test_a_mirror_that_sends_too_slowly_is_given_up(small, no_debian, tmp_path, server, monkeypatch):
-    server.pause = 0.05
-    monkeypatch.setattr(fetch, "LIMIT", 0.5)
-    mirror = f"http://127.0.0.1:{server.server_port}/"
-    monkeypatch.setattr(torchvision.datasets.FashionMNIST, "mirrors", [mirror])
-    started = time.monotonic()
-    with pytest.raises(FetchError, match=r"too slow: not finished after 0\.5 s"):
-        fetch.fetch(tmp_path / "root")
-    assert time.monotonic() - started < 3
 
 
 # --- Debian's package from the network, with an apt-get and a dpkg-deb of our own ---
@@ -535,7 +510,7 @@ def test_a_package_that_apt_does_not_know_even_then_is_said(apt, tmp_path, monke
 
 def test_an_apt_that_hangs_is_given_up(apt, tmp_path, monkeypatch):
     monkeypatch.setenv("HANG", "1")
-    monkeypatch.setattr(fetch, "LIMIT", 0.3)
+    monkeypatch.setattr(apt_module, "LIMIT", 0.3)
     started = time.monotonic()
     with pytest.raises(FetchError, match=r"too slow: apt-get not finished after 0\.3 s"):
         fetch.fetch(tmp_path / "root")
@@ -602,7 +577,7 @@ def test_the_command_says_what_it_did(small, raw, good, monkeypatch, capsys):
     monkeypatch.setenv("CNNPRUNE_DATA", str(raw.parents[1]))
     monkeypatch.setattr(fetch, "sources", lambda: [good])
     for origin in ("good", "already there"):
-        assert data.main([]) == 0
+        assert fashion_mnist.main([]) == 0
         printed = capsys.readouterr().out.splitlines()
         assert printed[-5] == f"Fashion-MNIST is in {raw}"
         assert [line.split(maxsplit=1)[0] for line in printed[-4:]] == list(CONTENTS)
@@ -647,7 +622,7 @@ def test_the_command_killed_politely_leaves_no_temporary_files(apt, tmp_path):
         "TMPDIR": str(tmp_path / "temporary"),
         "HANG": "1",
     }
-    command = [sys.executable, "-m", "cnnprune_utils.data"]
+    command = [sys.executable, "-m", "cnnprune_utils.book.fashion_mnist"]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
         for _ in range(600):
@@ -665,241 +640,5 @@ def test_the_command_killed_politely_leaves_no_temporary_files(apt, tmp_path):
 
 
 def run_command(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "cnnprune_utils.data"]
+    command = [sys.executable, "-m", "cnnprune_utils.book.fashion_mnist"]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-
-
-# --- the splits of the real data ---
-
-
-def test_55000_to_train_5000_to_validate_10000_to_test(splits):
-    assert [len(part) for part in (splits.train, splits.validation, splits.test)] == [55_000, 5_000, 10_000]
-    for part in (splits.train, splits.validation, splits.test):
-        assert part.images.shape == (len(part), 1, 28, 28)
-        assert part.images.dtype == torch.float32
-        assert (part.images.min().item(), part.images.max().item()) == (0.0, 1.0)
-        assert part.labels.dtype == torch.int64
-        assert part.images.device.type == part.labels.device.type == "cpu"
-
-
-def test_every_class_has_its_share_everywhere(splits):
-    assert splits.validation.labels.bincount().tolist() == [500] * 10
-    assert splits.train.labels.bincount().tolist() == [5500] * 10
-    assert splits.test.labels.bincount().tolist() == [1000] * 10
-    assert len(CLASS_NAMES) == 10
-
-
-def test_the_class_names_are_torchvisions():
-    assert list(CLASS_NAMES) == torchvision.datasets.FashionMNIST.classes
-
-
-def test_train_and_validation_share_no_image_and_make_up_the_60000(splits):
-    reference = torchvision.datasets.FashionMNIST(fetch.data_root(), train=True)
-    together = [digest for part in (splits.train, splits.validation) for digest in digests(part)]
-    expected = digests(Split(reference.data.unsqueeze(1).float() / 255, reference.targets))
-    assert sorted(together) == sorted(expected)
-
-
-def test_images_and_labels_are_the_files_in_their_order(splits):
-    reference = torchvision.datasets.FashionMNIST(fetch.data_root(), train=False)
-    expected = reference.data.numpy().astype(np.float32)[:, None] / np.float32(255)
-    assert np.array_equal(splits.test.images.numpy(), expected)
-    assert torch.equal(splits.test.labels, reference.targets)
-
-
-def digests(split: Split) -> list[bytes]:
-    rows = zip(split.images.mul(255).round().to(torch.uint8).numpy(), split.labels.tolist(), strict=True)
-    return [hashlib.sha256(image.tobytes() + bytes([label])).digest() for image, label in rows]
-
-
-def test_the_split_is_the_same_on_every_machine_and_with_every_version(splits):
-    # the committed results were measured on these very images
-    whole = hashlib.sha256(b"".join(digests(splits.validation))).hexdigest()
-    assert whole[:16] == "0aa36c93ddd3193e"
-
-
-def test_the_seed_chooses_the_validation_images(splits):
-    again = load_fashion_mnist()
-    assert torch.equal(again.validation.images, splits.validation.images)
-    assert torch.equal(again.train.labels, splits.train.labels)
-    other = load_fashion_mnist(seed=1)
-    assert not torch.equal(other.validation.images, splits.validation.images)
-    assert other.validation.labels.bincount().tolist() == [500] * 10
-    assert torch.equal(other.test.images, splits.test.images)
-
-
-@pytest.mark.parametrize("n", [10, 59_990])
-def test_the_size_of_the_validation_split_can_be_chosen(n, splits):
-    chosen = load_fashion_mnist(validation=n)
-    assert chosen.validation.labels.bincount().tolist() == [n // 10] * 10
-    assert chosen.train.labels.bincount().tolist() == [6000 - n // 10] * 10
-
-
-@pytest.mark.parametrize("n", [0, -10, 5, 5001, 60_000, 5000.0, "5000", None])
-def test_a_validation_split_that_ten_classes_cannot_share_is_refused(n, monkeypatch):
-    monkeypatch.setattr(fetch, "fetch", lambda root: pytest.fail("fetched first"))
-    with pytest.raises(ValueError, match=r"multiple of 10.*from 10 to 59990; got") as error:
-        load_fashion_mnist(validation=n)
-    assert repr(n) in str(error.value)
-
-
-def test_an_old_processed_copy_is_not_trusted(splits, tmp_path):
-    (tmp_path / "FashionMNIST" / "processed").mkdir(parents=True)
-    shutil.copytree(fetch.data_root() / "FashionMNIST" / "raw", tmp_path / "FashionMNIST" / "raw")
-    for name in ("training.pt", "test.pt"):
-        torch.save((torch.zeros(20, 28, 28), torch.zeros(20)), tmp_path / "FashionMNIST" / "processed" / name)
-    assert torch.equal(load_fashion_mnist(tmp_path).test.labels, splits.test.labels)
-
-
-# --- Split ---
-
-
-@pytest.fixture
-def ten() -> Split:
-    return Split(torch.arange(10.0).view(10, 1, 1, 1).expand(10, 1, 2, 3).contiguous(), torch.arange(10))
-
-
-@pytest.mark.parametrize(
-    ("images", "labels", "error", "said"),
-    [
-        (np.zeros((2, 1, 4, 4)), torch.zeros(2).long(), TypeError, "images must be a torch.Tensor, not ndarray"),
-        (torch.zeros(2, 1, 4, 4), [0, 1], TypeError, "labels must be a torch.Tensor, not list"),
-        (torch.zeros(2, 1, 4, 4).byte(), torch.zeros(2).long(), TypeError, "floating point, not torch.uint8"),
-        (torch.zeros(2, 1, 4, 4), torch.zeros(2), TypeError, "must be torch.int64, not torch.float32"),
-        (torch.zeros(2, 1, 4, 4), torch.zeros(2).int(), TypeError, "must be torch.int64, not torch.int32"),
-        (torch.zeros(2, 4, 4), torch.zeros(2).long(), ValueError, r"4 dimensions .* not shape \(2, 4, 4\)"),
-        (torch.zeros(2, 1, 4, 4), torch.zeros(2, 1).long(), ValueError, r"one dimension .* not shape \(2, 1\)"),
-        (torch.zeros(2, 1, 4, 4), torch.zeros(3).long(), ValueError, "2 images but 3 labels"),
-        (torch.zeros(0, 1, 4, 4), torch.zeros(0).long(), ValueError, "at least one image"),
-        (torch.zeros(2, 1, 4, 4), torch.zeros(2, device="meta").long(), ValueError, "are on cpu, labels on meta"),
-    ],
-)
-def test_a_split_that_makes_no_sense_is_refused(images, labels, error, said):
-    with pytest.raises(error, match=said):
-        Split(images, labels)
-
-
-def test_a_split_cannot_be_changed(ten):
-    with pytest.raises(AttributeError):
-        ten.images = torch.zeros(10, 1, 2, 3)
-
-
-def test_a_split_takes_other_floating_types_and_sizes():
-    assert len(Split(torch.zeros(3, 3, 8, 5, dtype=torch.float64), torch.zeros(3).long())) == 3
-
-
-def test_a_split_shows_itself_in_one_line(ten):
-    assert repr(ten) == "Split(10 images of 1x2x3)"
-    assert "\n" not in repr(Splits(ten, ten, ten))
-
-
-def test_splits_are_compared_by_identity(ten):
-    assert ten == ten
-    assert ten != Split(ten.images, ten.labels)
-    assert len({ten, Splits(ten, ten, ten)}) == 2
-
-
-def test_to_moves_a_copy_and_leaves_the_split_where_it_is(ten):
-    moved = Splits(ten, ten, ten).to("meta")
-    assert {part.images.device.type for part in (moved.train, moved.validation, moved.test)} == {"meta"}
-    assert {part.labels.device.type for part in (moved.train, moved.validation, moved.test)} == {"meta"}
-    assert ten.images.device.type == ten.labels.device.type == "cpu"
-
-
-def test_a_subset_is_drawn_without_replacement_with_the_labels_of_its_images(ten):
-    for n in (1, 4, 10):
-        drawn = ten.subset(n)
-        assert len(drawn) == len(set(drawn.labels.tolist())) == n
-        assert torch.equal(drawn.images[:, 0, 0, 0].long(), drawn.labels)
-
-
-def test_a_subset_depends_on_its_seed_alone(ten):
-    drawn = ten.subset(6).labels
-    torch.rand(7)
-    assert torch.equal(ten.subset(6, seed=0).labels, drawn)
-    assert not torch.equal(ten.subset(6, seed=1).labels, drawn)
-    state = torch.get_rng_state()
-    ten.subset(3)
-    assert torch.equal(torch.get_rng_state(), state)
-
-
-def test_a_smaller_subset_is_the_beginning_of_a_larger_one(ten):
-    assert torch.equal(ten.subset(9).labels[:4], ten.subset(4).labels)
-
-
-@pytest.mark.parametrize("n", [0, -1, 11])
-def test_a_subset_of_an_impossible_size_is_refused(n, ten):
-    with pytest.raises(ValueError, match=f"cannot draw {n} of 10 images: n must lie between 1 and 10"):
-        ten.subset(n)
-
-
-def test_batches_are_in_order_with_a_short_last_one(ten):
-    batches = list(ten.batches(4))
-    assert [len(images) for images, _ in batches] == [4, 4, 2]
-    assert torch.equal(torch.cat([images for images, _ in batches]), ten.images)
-    assert torch.equal(torch.cat([labels for _, labels in batches]), ten.labels)
-    assert [len(labels) for _, labels in ten.batches(5)] == [5, 5]
-    assert [len(labels) for _, labels in ten.batches(99)] == [10]
-
-
-def test_batches_in_order_are_views(ten):
-    starts = [images.data_ptr() - ten.images.data_ptr() for images, _ in ten.batches(4)]
-    assert starts == [0, 4 * 6 * 4, 8 * 6 * 4]
-
-
-def test_shuffled_batches_hold_every_image_once_with_its_label(ten):
-    batches = list(ten.batches(4, shuffle=True, generator=torch.Generator().manual_seed(3)))
-    assert [len(labels) for _, labels in batches] == [4, 4, 2]
-    labels = torch.cat([labels for _, labels in batches])
-    assert torch.equal(torch.cat([images for images, _ in batches])[:, 0, 0, 0].long(), labels)
-    assert sorted(labels.tolist()) == list(range(10))
-    assert labels.tolist() != list(range(10))
-
-
-def order(batches: Iterator[tuple[torch.Tensor, torch.Tensor]]) -> list[int]:
-    return torch.cat([labels for _, labels in batches]).tolist()
-
-
-def test_the_order_comes_from_the_generator_and_not_from_the_batch_size(ten):
-    def drawn(batch_size: int, seed: int) -> list[int]:
-        return order(ten.batches(batch_size, shuffle=True, generator=torch.Generator().manual_seed(seed)))
-
-    assert drawn(3, seed=0) == drawn(7, seed=0) != drawn(3, seed=1)
-    generator = torch.Generator().manual_seed(0)
-    epochs = [order(ten.batches(3, shuffle=True, generator=generator)) for _ in range(2)]
-    assert epochs[0] != epochs[1]
-
-
-def test_without_a_generator_the_order_follows_the_global_seed(ten):
-    drawn = []
-    for _ in range(2):
-        torch.manual_seed(5)
-        drawn.append(order(ten.batches(3, shuffle=True)))
-    assert drawn[0] == drawn[1]
-
-
-def test_the_order_is_drawn_on_the_cpu_whatever_the_device(ten):
-    # meta tensors have no contents; what is seen here is where the random numbers come from
-    here, there = torch.Generator().manual_seed(0), torch.Generator().manual_seed(0)
-    list(ten.batches(3, shuffle=True, generator=here))
-    moved = list(ten.to("meta").batches(3, shuffle=True, generator=there))
-    assert torch.equal(here.get_state(), there.get_state())
-    assert not torch.equal(here.get_state(), torch.Generator().manual_seed(0).get_state())
-    assert [labels.device.type for _, labels in moved] == ["meta"] * 4
-    assert ten.to("meta").subset(4).images.shape == (4, 1, 2, 3)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-def test_every_device_sees_the_same_order(ten):
-    orders = [
-        order(ten.to(device).batches(3, shuffle=True, generator=torch.Generator().manual_seed(0)))
-        for device in ("cpu", "cuda")
-    ]
-    assert orders[0] == orders[1]
-    assert torch.equal(ten.subset(4).labels, ten.to("cuda").subset(4).labels.cpu())
-
-
-@pytest.mark.parametrize("batch_size", [0, -3])
-def test_a_batch_size_below_one_is_refused_when_asked_for(batch_size, ten):
-    with pytest.raises(ValueError, match=f"batch_size must be at least 1, not {batch_size}"):
-        ten.batches(batch_size)

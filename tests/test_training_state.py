@@ -1,4 +1,4 @@
-"""The specification of cnnprune_utils.unfinished: a training that ends early goes on to the same result."""
+"""The specification of cnnprune_utils.training_state: a training that ends early goes on to the same result."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from cnnprune_utils.data import Split, Splits
+from cnnprune_utils.batches import Split, Splits
+from cnnprune_utils.files import fingerprint
 from cnnprune_utils.training import SCHEDULES, fit, seed_everything
-from cnnprune_utils.unfinished import digest
 
 EPOCHS = 5
 
@@ -76,7 +76,7 @@ def test_with_a_teacher_it_goes_on_to_the_same_result_too(tmp_path: Path) -> Non
         trained(tmp_path / "state", on_epoch=kill_after(2), teacher=network())
     whole = trained(teacher=network())
     assert_same(trained(tmp_path / "state", teacher=network()), whole)
-    assert digest(whole[0].state_dict().values()) != digest(trained()[0].state_dict().values())
+    assert fingerprint(whole[0].state_dict().values()) != fingerprint(trained()[0].state_dict().values())
 
 
 def test_an_epoch_that_was_not_finished_is_begun_again(tmp_path: Path) -> None:
@@ -143,10 +143,10 @@ def test_another_network_and_other_images_are_refused(tmp_path: Path) -> None:
 def test_a_damaged_state_is_refused_and_the_model_stays_as_it_came(content: bytes, tmp_path: Path) -> None:
     state, model = tmp_path / "state", network()
     state.write_bytes(content)
-    before = digest(model.state_dict().values())
+    before = fingerprint(model.state_dict().values())
     with pytest.raises(ValueError, match=r"state is damaged, or not the state of a training .* Delete state"):
         fit(model, SPLITS, epochs=EPOCHS, state_file=state)
-    assert digest(model.state_dict().values()) == before
+    assert fingerprint(model.state_dict().values()) == before
     assert state.read_bytes() == content
 
 
@@ -167,10 +167,3 @@ def test_a_state_runs_no_code(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="damaged, or not the state"):
         trained(tmp_path / "state")
     assert not (tmp_path / "ran").exists()
-
-
-def test_the_digest_is_of_the_numbers_and_not_of_their_order_in_memory() -> None:
-    images = torch.rand(2, 3, 4, 4)
-    laid_out = images.to(memory_format=torch.channels_last)
-    assert digest([images]) == digest([laid_out]) != digest([images + 1])
-    assert digest([torch.tensor(3)]) != digest([torch.tensor(4)])

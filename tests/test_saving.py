@@ -1,4 +1,4 @@
-"""The specification of cnnprune_utils.models."""
+"""The specification of cnnprune_utils.saving."""
 
 from __future__ import annotations
 
@@ -16,53 +16,15 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-import torchinfo
 import torchvision
 from torch import Tensor, nn
 
-from cnnprune_utils import models
-from cnnprune_utils.models import CNN, load_model, save_model, to_bytes
+from cnnprune_utils import saving
+from cnnprune_utils.book.cnn import CNN
 from cnnprune_utils.plan import Plan
+from cnnprune_utils.saving import load_model, save_model, to_bytes
 from cnnprune_utils.surgery import prune
 
-BEFORE = """\
-=================================================================
-Layer (type:depth-idx)                   Param #
-=================================================================
-CNN                                      --
-├─Sequential: 1-1                        --
-│    └─Conv2d: 2-1                       20
-│    └─ReLU: 2-2                         --
-│    └─Conv2d: 2-3                       76
-│    └─ReLU: 2-4                         --
-│    └─Conv2d: 2-5                       296
-│    └─ReLU: 2-6                         --
-│    └─Flatten: 2-7                      --
-│    └─Linear: 2-8                       62,730
-=================================================================
-Total params: 63,122
-Trainable params: 63,122
-Non-trainable params: 0
-================================================================="""
-AFTER = """\
-=================================================================
-Layer (type:depth-idx)                   Param #
-=================================================================
-CNN                                      --
-├─Sequential: 1-1                        --
-│    └─Conv2d: 2-1                       10
-│    └─ReLU: 2-2                         --
-│    └─Conv2d: 2-3                       20
-│    └─ReLU: 2-4                         --
-│    └─Conv2d: 2-5                       57
-│    └─ReLU: 2-6                         --
-│    └─Flatten: 2-7                      --
-│    └─Linear: 2-8                       23,530
-=================================================================
-Total params: 23,617
-Trainable params: 23,617
-Non-trainable params: 0
-================================================================="""
 PLAN = Plan({"network.0": (1,), "network.2": (0, 3), "network.4": (0, 1, 2, 5, 6)})  # 1 of 2, 2 of 4, 5 of 8
 
 
@@ -92,57 +54,6 @@ def rewrite_header(path: Path, **changes: Any) -> None:
         tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     header = {key: value for key, value in (header | changes).items() if value is not None}
     safetensors.torch.save_file(tensors, path, metadata={"cnnprune_utils": json.dumps(header)})
-
-
-# CNN
-
-
-def test_the_summary_before_pruning_is_the_published_table() -> None:
-    assert str(torchinfo.summary(CNN(), verbose=0)) == BEFORE
-
-
-def test_the_summary_after_pruning_is_the_published_table() -> None:
-    assert str(torchinfo.summary(CNN((1, 2, 3)), verbose=0)) == AFTER
-    assert str(torchinfo.summary(prune(CNN(), PLAN), verbose=0)) == AFTER
-
-
-@pytest.mark.parametrize(
-    ("widths", "options", "shape"),
-    [
-        ((2, 4, 8), {}, (1, 28, 28)),
-        ((5,), {"in_channels": 3, "image_size": 9, "n_classes": 4}, (3, 9, 9)),
-        ((1, 2, 3, 4), {"image_size": (6, 11), "n_classes": 2}, (1, 6, 11)),
-    ],
-)
-def test_a_cnn_says_how_it_was_built_and_computes_that(
-    widths: tuple[int, ...], options: dict[str, Any], shape: tuple[int, ...]
-) -> None:
-    model = CNN(widths, **options)
-    built = {"in_channels": 1, "image_size": 28, "n_classes": 10} | options
-    assert model.widths == widths
-    assert {name: getattr(model, name) for name in built} == built
-    assert model(torch.rand(3, *shape)).shape == (3, built["n_classes"])
-    assert [type(m).__name__ for m in model.network] == ["Conv2d", "ReLU"] * len(widths) + ["Flatten", "Linear"]
-
-
-def test_a_square_given_twice_is_one_number() -> None:
-    assert CNN(image_size=(5, 5)).image_size == 5
-
-
-def test_a_pruned_copy_tells_its_own_widths() -> None:
-    baseline = CNN(image_size=(6, 7), n_classes=3)
-    pruned = prune(baseline, PLAN)
-    assert type(pruned) is CNN
-    assert (pruned.widths, pruned.in_channels, pruned.image_size, pruned.n_classes) == ((1, 2, 3), 1, (6, 7), 3)
-    assert baseline.widths == (2, 4, 8)
-
-
-@pytest.mark.parametrize(
-    ("widths", "options"), [((), {}), ((2, 0), {}), ((2,), {"n_classes": 0}), ((2,), {"image_size": (0, 3)})]
-)
-def test_a_cnn_that_cannot_be_built_is_refused(widths: tuple[int, ...], options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="at least 1"):
-        CNN(widths, **options)
 
 
 # save and load
@@ -259,7 +170,7 @@ def test_others_may_read_the_file_as_any_other_new_file(tmp_path: Path) -> None:
 
 FRESH = """
 import sys, torch, torchvision
-from cnnprune_utils.models import load_model
+from cnnprune_utils.saving import load_model
 folder = sys.argv[1]
 cnn = load_model(f"{folder}/cnn").eval()
 resnet = load_model(f"{folder}/resnet", base=torchvision.models.resnet18(num_classes=10)).eval()
@@ -376,7 +287,7 @@ def test_a_safetensors_file_of_others_is_refused_by_name(metadata: dict[str, str
 
 def test_a_newer_format_asks_for_an_update(tmp_path: Path) -> None:
     save_model(CNN(), tmp_path / "new")
-    rewrite_header(tmp_path / "new", format=models.FORMAT + 1, architecture=None)  # who knows what it will hold
+    rewrite_header(tmp_path / "new", format=saving.FORMAT + 1, architecture=None)  # who knows what it will hold
     with pytest.raises(ValueError, match=r"new has format 2, .* reads up to 1: update"):
         load_model(tmp_path / "new")
 

@@ -1,0 +1,36 @@
+"""What only the chapters need: Fashion-MNIST, the book's network, stored results, every figure."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from . import plots
+    from .cnn import CNN
+    from .fashion_mnist import CLASS_NAMES, load_fashion_mnist
+    from .shipped import checkpoint, study, training_history
+
+__all__ = ["CLASS_NAMES", "CNN", "checkpoint", "load_fashion_mnist", "plots", "study", "training_history"]
+
+# Where each name is defined: modules are imported when a name is first used.
+_HOMES = {
+    "CLASS_NAMES": "fashion_mnist",
+    "CNN": "cnn",
+    "checkpoint": "shipped",
+    "load_fashion_mnist": "fashion_mnist",
+    "study": "shipped",
+    "training_history": "shipped",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "plots":
+        return import_module(".plots", __name__)
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,106 @@
+"""Fashion-MNIST as it is split; how its files come is in test_fetch.py."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+
+from cnnprune_utils.batches import Split
+from cnnprune_utils.book import fetch
+from cnnprune_utils.book.fashion_mnist import CLASS_NAMES, load_fashion_mnist
+from cnnprune_utils.book.fetch import FetchError
+
+
+def test_loading_checks_the_files_every_time(splits, tmp_path, monkeypatch):
+    shutil.copytree(fetch.data_root() / "FashionMNIST" / "raw", tmp_path / "FashionMNIST" / "raw")
+    images = tmp_path / "FashionMNIST" / "raw" / "t10k-images-idx3-ubyte"
+    with images.open("r+b") as file:
+        file.seek(5000)
+        file.write(b"\x01\x02\x03")
+    monkeypatch.setattr(fetch, "sources", lambda: [])
+    with pytest.raises(FetchError, match="t10k-images-idx3-ubyte: there, but with a wrong checksum"):
+        load_fashion_mnist(tmp_path)
+
+
+def test_55000_to_train_5000_to_validate_10000_to_test(splits):
+    assert [len(part) for part in (splits.train, splits.validation, splits.test)] == [55_000, 5_000, 10_000]
+    for part in (splits.train, splits.validation, splits.test):
+        assert part.images.shape == (len(part), 1, 28, 28)
+        assert part.images.dtype == torch.float32
+        assert (part.images.min().item(), part.images.max().item()) == (0.0, 1.0)
+        assert part.labels.dtype == torch.int64
+        assert part.images.device.type == part.labels.device.type == "cpu"
+
+
+def test_every_class_has_its_share_everywhere(splits):
+    assert splits.validation.labels.bincount().tolist() == [500] * 10
+    assert splits.train.labels.bincount().tolist() == [5500] * 10
+    assert splits.test.labels.bincount().tolist() == [1000] * 10
+    assert len(CLASS_NAMES) == 10
+
+
+def test_the_class_names_are_torchvisions():
+    assert list(CLASS_NAMES) == torchvision.datasets.FashionMNIST.classes
+
+
+def test_train_and_validation_share_no_image_and_make_up_the_60000(splits):
+    reference = torchvision.datasets.FashionMNIST(fetch.data_root(), train=True)
+    together = [digest for part in (splits.train, splits.validation) for digest in digests(part)]
+    expected = digests(Split(reference.data.unsqueeze(1).float() / 255, reference.targets))
+    assert sorted(together) == sorted(expected)
+
+
+def test_images_and_labels_are_the_files_in_their_order(splits):
+    reference = torchvision.datasets.FashionMNIST(fetch.data_root(), train=False)
+    expected = reference.data.numpy().astype(np.float32)[:, None] / np.float32(255)
+    assert np.array_equal(splits.test.images.numpy(), expected)
+    assert torch.equal(splits.test.labels, reference.targets)
+
+
+def digests(split: Split) -> list[bytes]:
+    rows = zip(split.images.mul(255).round().to(torch.uint8).numpy(), split.labels.tolist(), strict=True)
+    return [hashlib.sha256(image.tobytes() + bytes([label])).digest() for image, label in rows]
+
+
+def test_the_split_is_the_same_on_every_machine_and_with_every_version(splits):
+    # the committed results were measured on these very images
+    whole = hashlib.sha256(b"".join(digests(splits.validation))).hexdigest()
+    assert whole[:16] == "0aa36c93ddd3193e"
+
+
+def test_the_seed_chooses_the_validation_images(splits):
+    again = load_fashion_mnist()
+    assert torch.equal(again.validation.images, splits.validation.images)
+    assert torch.equal(again.train.labels, splits.train.labels)
+    other = load_fashion_mnist(seed=1)
+    assert not torch.equal(other.validation.images, splits.validation.images)
+    assert other.validation.labels.bincount().tolist() == [500] * 10
+    assert torch.equal(other.test.images, splits.test.images)
+
+
+@pytest.mark.parametrize("n", [10, 59_990])
+def test_the_size_of_the_validation_split_can_be_chosen(n, splits):
+    chosen = load_fashion_mnist(validation=n)
+    assert chosen.validation.labels.bincount().tolist() == [n // 10] * 10
+    assert chosen.train.labels.bincount().tolist() == [6000 - n // 10] * 10
+
+
+@pytest.mark.parametrize("n", [0, -10, 5, 5001, 60_000, 5000.0, "5000", None])
+def test_a_validation_split_that_ten_classes_cannot_share_is_refused(n, monkeypatch):
+    monkeypatch.setattr(fetch, "fetch", lambda root: pytest.fail("fetched first"))
+    with pytest.raises(ValueError, match=r"multiple of 10.*from 10 to 59990; got") as error:
+        load_fashion_mnist(validation=n)
+    assert repr(n) in str(error.value)
+
+
+def test_an_old_processed_copy_is_not_trusted(splits, tmp_path):
+    (tmp_path / "FashionMNIST" / "processed").mkdir(parents=True)
+    shutil.copytree(fetch.data_root() / "FashionMNIST" / "raw", tmp_path / "FashionMNIST" / "raw")
+    for name in ("training.pt", "test.pt"):
+        torch.save((torch.zeros(20, 28, 28), torch.zeros(20)), tmp_path / "FashionMNIST" / "processed" / name)
+    assert torch.equal(load_fashion_mnist(tmp_path).test.labels, splits.test.labels)
