@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .plan import Plan, lowest, per_layer, rank
     from .saving import load_model, save_model
     from .structure import prunable_layers, skipped_layers
-    from .surgery import prune
+    from .surgery import prune, same_outputs
     from .training import evaluate, fit
 
     __version__: str
@@ -61,6 +61,7 @@ __all__ = [
     "prune",
     "random",
     "rank",
+    "same_outputs",
     "save_model",
     "skipped_layers",
     "taylor",
@@ -75,7 +76,7 @@ _NAMES = {
     "plan": "Plan lowest per_layer rank",
     "saving": "load_model save_model",
     "structure": "prunable_layers skipped_layers",
-    "surgery": "prune",
+    "surgery": "prune same_outputs",
     "training": "evaluate fit",
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}

@@ -16,9 +16,10 @@ from torch import nn
 
 from .batches import Split
 from .criteria import taylor
+from .cutting import without
 from .gates import closed, gated
 from .plan import Plan, Scores, lowest, rank
-from .surgery import prune
+from .structure import known, prunable_layers
 from .training import Evaluation, evaluate
 
 _Filters: TypeAlias = frozenset[tuple[str, int]]  # (layer, number) of each
@@ -54,7 +55,7 @@ def choose(
     Raises:
         ValueError: the floors leave fewer filters to remove, or a number is out of range.
     """
-    widths = {name: len(gate.values) for name, gate in gated(model).gates.items()}
+    widths = {layer.name: layer.out_channels for layer in prunable_layers(model, split.images[:2])}
     equal = rank({name: torch.ones(n) for name, n in widths.items()})
     lowest(equal, n_filters, keep_at_least=keep_at_least)  # raises where the floors leave fewer
     plans = choices(
@@ -104,7 +105,7 @@ class _Search:
     ) -> None:
         self.model, self.split, self.criterion, self.batch_size = model, split, criterion, batch_size
         self.shortlist, self.keep_at_least = shortlist, keep_at_least
-        self.network = gated(model)
+        self.network = gated(model, split.images[:2])
         self.widths = {name: len(gate.values) for name, gate in self.network.gates.items()}
         self.orders: dict[_Filters, list[tuple[str, int]]] = {}
         self.results: dict[_Filters, Evaluation] = {}
@@ -116,9 +117,11 @@ class _Search:
         """The filters that are left without ``gone``, the lowest rank first, in the model's numbering."""
         if gone not in self.orders:
             left = {name: [k for k in range(n) if (name, k) not in gone] for name, n in self.widths.items()}
-            scores = self.criterion(prune(self.model, self.plan(gone)), self.split, batch_size=self.batch_size)
-            # Only the layers there were: a depthwise convolution left with one channel looks like a new one.
-            ranks = rank({name: scores[name] for name in self.widths}).sort_values("rank")
+            plan = self.plan(gone)
+            left_over = without(self.model, self.network.structure.kept(plan))
+            with known(left_over, self.network.structure.after(plan)):
+                scores = self.criterion(left_over, self.split, batch_size=self.batch_size)
+            ranks = rank(scores).sort_values("rank")
             pairs = zip(ranks["layer"], ranks["filter"], strict=True)
             self.orders[gone] = [(name, left[name][k]) for name, k in pairs]
         return self.orders[gone]

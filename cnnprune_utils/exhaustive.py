@@ -57,8 +57,8 @@ def all_subnetworks(model: nn.Module, split: Split, *, batch_size: int = 256, at
     if 2 ** (n_filters := sum(layers.values())) > at_most:
         raise ValueError(
             f"{type(model).__name__} has 2**{n_filters} sub-networks, for the {n_filters} filters that can be removed, "
-            f"and at_most={at_most}. Each filter doubles the time: raise at_most if you have it, else measure the plans "
-            "that matter, by gates.mask and training.evaluate."
+            f"and at_most={at_most}. Each filter doubles the time: raise at_most if you have it, else measure the "
+            "plans that matter, by gates.mask and training.evaluate."
         )
     subsets = {name: _subsets(n) for name, n in layers.items()}
     ends = subsets.pop(last.name)

@@ -22,10 +22,12 @@ from tqdm import tqdm
 
 from .batches import Split, Splits
 from .criteria import taylor
+from .cutting import copy_of
 from .gates import GatedNetwork, closed, gated
 from .loop_state import Filter, LoopState, Target, fingerprints
 from .metrics import macs_per_filter
 from .plan import Plan, Scores, rank
+from .structure import known
 from .surgery import prune
 from .training import evaluate, fit
 
@@ -121,23 +123,24 @@ def compress(
         raise ValueError(f"updates={updates} must be at least 0, and each of these at least 1: {counts}.")
     scored = splits.train.subset(min(n_images, len(splits.train)), seed)
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        run = LoopState(model, target, keep_at_least, splits.train.images[:1])
+        run = LoopState(model, target, keep_at_least, splits.train.images[:2])
         if folder is not None:
             rates = {"updates": updates, "learning_rate": learning_rate, "macs_penalty": macs_penalty, "seed": seed}
             run.go_on_from(Path(folder), counts | rates | fingerprints(model, splits, target, criterion))
         if not run.rows:
-            started, network = time.perf_counter(), prune(model, Plan({}))
+            started, network = time.perf_counter(), copy_of(model)
             run.add([], network, _update(network, splits, 0, learning_rate, batch_size, seed), started)
         with tqdm(total=target.filters, initial=len(run.order), desc="compress", unit="filter", leave=False) as bar:
             while run.free and run.beyond < patience and not target.reached(run.rows[-1]):
                 started, network, drawn = time.perf_counter(), run.network, seed + len(run.rows)
                 torch.manual_seed(drawn)
-                scores = criterion(network, scored, batch_size=batch_size)
-                shares = macs_per_filter(network, scored.images) if macs_penalty else None
-                ranks = rank(scores, macs_penalty=macs_penalty, macs=shares)
-                loss = partial(_loss_without, gated(network), scored, batch_size) if shortlist != 1 else None
-                leaving = run.needed(_lowest(ranks, min(step, run.free), keep_at_least, shortlist, loss))
-                network = prune(network, run.plan(leaving))
+                with known(network, run.structure_now):
+                    scores = criterion(network, scored, batch_size=batch_size)
+                    shares = macs_per_filter(network, scored.images) if macs_penalty else None
+                    ranks = rank(scores, macs_penalty=macs_penalty, macs=shares)
+                    loss = partial(_loss_without, gated(network), scored, batch_size) if shortlist != 1 else None
+                    leaving = run.needed(_lowest(ranks, min(step, run.free), keep_at_least, shortlist, loss))
+                    network = prune(network, run.plan(leaving))
                 run.add(leaving, network, _update(network, splits, updates, learning_rate, batch_size, drawn), started)
                 bar.update(len(leaving))
         return _result(run)

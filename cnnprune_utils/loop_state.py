@@ -15,12 +15,12 @@ from typing import Any, TypeAlias
 from torch import Tensor, nn
 
 from .batches import Splits
+from .cutting import without
 from .files import changes, fingerprint, write
 from .metrics import macs, parameters
 from .plan import Plan
 from .saving import load_model, save_model, to_bytes
-from .structure import prunable_layers
-from .surgery import prune
+from .structure import Structure, analyse, known
 
 Filter: TypeAlias = tuple[str, int]
 """The name of its layer, and its number."""
@@ -80,13 +80,14 @@ class LoopState:
 
     def __init__(self, model: nn.Module, target: Target, keep_at_least: int, image: Tensor) -> None:
         self.model, self.target, self.keep_at_least, self.image = model, target, keep_at_least, image
-        self.layers = {layer.name: layer.out_channels for layer in prunable_layers(model)}
+        self.structure = analyse(model, image)
+        self.layers = {name: layer.out_channels for name, layer in self.structure.layers.items()}
         self.rows: list[dict[str, Any]] = []
         self.order: list[Filter] = []  # who left, first to last, in the numbering of the unpruned model
         self.networks: dict[int, nn.Module] = {}  # by step: the last one, and the closest
         self.folder: Path | None = None
         floor = Plan({name: tuple(range(keep_at_least, n)) for name, n in self.layers.items()})
-        smallest = self.sizes(prune(model, floor), floor.n_filters)
+        smallest = self.sizes(without(model, self.structure.kept(floor)), floor.n_filters)
         if target.size and not target.reached(smallest):
             raise ValueError(
                 f"{target} is out of reach: with keep_at_least={keep_at_least} in each of {len(self.layers)} prunable "
@@ -96,6 +97,11 @@ class LoopState:
     @property
     def network(self) -> nn.Module:
         return self.networks[len(self.rows) - 1]
+
+    @property
+    def structure_now(self) -> Structure:
+        """The structure of :attr:`network`, which follows from the unpruned model's."""
+        return self.structure.after(self.original(len(self.rows) - 1))
 
     @property
     def free(self) -> int:
@@ -123,8 +129,10 @@ class LoopState:
     def needed(self, leaving: list[Filter]) -> list[Filter]:
         """As few of them as reach the target, from the first on; else all."""
 
+        structure = self.structure_now
+
         def will_do(n: int) -> bool:
-            smaller = prune(self.network, self.plan(leaving[:n]))
+            smaller = without(self.network, structure.kept(self.plan(leaving[:n])))
             return self.target.reached(self.sizes(smaller, len(self.order) + n))
 
         return leaving[: 1 + bisect_left(range(1, len(leaving)), True, key=will_do)]
@@ -179,8 +187,10 @@ class LoopState:
             )
         self.rows, self.order = state["rows"], [(name, k) for name, k in state["order"]]
         for step in state["networks"]:
-            saved = load_model(folder / f"step_{step}.safetensors", base=self.model)
-            self.networks[step] = prune(self.model, self.original(step))  # which has the model's flags and its device
+            with known(self.model, self.structure):
+                saved = load_model(folder / f"step_{step}.safetensors", base=self.model)
+            kept = self.structure.kept(self.original(step))
+            self.networks[step] = without(self.model, kept)  # which has the model's flags and its device
             self.networks[step].load_state_dict(saved.state_dict())
 
 
