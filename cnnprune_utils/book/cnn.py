@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
 
 
@@ -63,6 +64,13 @@ class CNN(nn.Module):
         """One number for square images, else (height, width). No layer knows it, and no pruning changes it."""
         height, width = self._image_size
         return height if height == width else (height, width)
+
+    @property
+    def example_input_array(self) -> Tensor:
+        """Two random images that fit, (2, in_channels, height, width): what the network is followed on."""
+        like, generator = next(self.parameters()), torch.Generator().manual_seed(0)
+        images = torch.rand((2, self.in_channels, *self._image_size), generator=generator)
+        return images.to(like.device, like.dtype)
 
     @property
     def n_classes(self) -> int:
