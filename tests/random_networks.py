@@ -274,8 +274,8 @@ class _Builder:
         if kind == "self":  # a map meets itself behind other nodes
             return self.meet("add", v, self.between(v, most=2, resize=False))
         if kind == "cat":
-            a, b = self.conv(v), self.between(self.conv(v), most=1, resize=False)
-            b = self.draw(st.sampled_from([b, v]))  # as in a dense block
+            dense = self.draw(st.booleans())  # as in a dense block
+            a, b = self.conv(v), v if dense else self.between(self.conv(v), most=1, resize=False)
             both = self.channels[a] + self.channels[b]
             return self.step("cat", (a, b), (len(both), height, width), both)
         if kind == "excite":  # squeeze and excitation: the gates of a small network multiply the channels

@@ -114,7 +114,7 @@ def assert_same(scores: Scores, expected: Scores, rtol: float = 1e-6) -> None:
     ids=["cnn", "BatchNorm, pooling, dropout"],
 )
 def test_taylor_is_the_formula_of_the_paper(model: nn.Module, activations: dict[str, str]) -> None:
-    """Traps, row 1: equation 8 with T > 1 examples, and z behind BatchNorm and activation."""
+    """Equation 8 with T > 1 examples, and z behind BatchNorm and activation."""
     split = images_and_labels()
     assert_same(taylor(model, split), by_the_paper(model, split, activations))
 
@@ -170,7 +170,7 @@ def test_activations_are_pooled_over_all_that_the_readers_read(
 def test_fisher_is_the_mean_square_of_what_each_example_alone_says(
     model: nn.Module, read_behind: dict[str, list[str]]
 ) -> None:
-    """Traps, row 2: the sum of dC/dz * z over positions and places, squared, and then the mean over the examples."""
+    """The sum of dC/dz * z over positions and places, squared, and then the mean over the examples."""
     split = images_and_labels()
     plain = copy.deepcopy(model).eval().requires_grad_(True)
     maps: dict[str, Tensor] = {}
@@ -223,7 +223,7 @@ def test_a_map_of_one_number_has_its_mean_no_deviation_and_no_zeros() -> None:
 
 @pytest.mark.parametrize("criterion", LOOKING_AT_IMAGES)
 def test_a_dead_filter_scores_zero_and_its_neighbours_do_not(criterion: Callable[..., Scores]) -> None:
-    """Traps, row 8: ReLU lets nothing of filter 1 through, so APoZ is 1 as well."""
+    """ReLU lets nothing of filter 1 through, so APoZ is 1 as well."""
     model = cnn()
     with torch.no_grad():
         model.network[4].weight.abs_()
@@ -286,7 +286,7 @@ def plain_sum(weights: list[Tensor]) -> nn.Module:
 
 
 def test_contributions_of_opposite_sign_within_a_map_cancel() -> None:
-    """Traps, row 1: the mean over positions comes before the absolute value. A checkerboard scores 0."""
+    """The mean over positions comes before the absolute value. A checkerboard scores 0."""
     checkerboard = (torch.arange(4)[:, None] + torch.arange(4)) % 2 * 2.0 - 1
     model = plain_sum([checkerboard, torch.ones(4, 4)])
     split = Split(torch.ones(3, 1, 4, 4), torch.zeros(3, dtype=torch.int64))
@@ -295,7 +295,7 @@ def test_contributions_of_opposite_sign_within_a_map_cancel() -> None:
 
 
 def test_contributions_of_opposite_sign_in_two_examples_do_not_cancel() -> None:
-    """Traps, row 1: the absolute value comes before the mean over examples."""
+    """The absolute value comes before the mean over examples."""
     model = plain_sum([torch.ones(4, 4)])
     split = Split(torch.ones(2, 1, 4, 4), torch.tensor([0, 1]))
     scores = taylor(model, split, loss=lambda outputs, labels, reduction: outputs[:, 0] * (2.0 * labels - 1))
@@ -314,7 +314,7 @@ def test_a_score_is_per_position_of_its_map() -> None:
 @pytest.mark.parametrize("criterion", LOOKING_AT_IMAGES)
 @pytest.mark.parametrize("model", [model for model, _ in READ_BEHIND], ids=["cnn", "BatchNorm, dropout", "two places"])
 def test_scores_do_not_depend_on_the_batch_size(criterion: Callable[..., Scores], model: nn.Module) -> None:
-    """Traps, rows 2 and 13: 300 images in batches of 1, 7, 256 (a short last batch) and all at once."""
+    """300 images in batches of 1, 7, 256 (a short last batch) and all at once."""
     split = images_and_labels(30 if criterion in (oracle, oracle_loss) else 300)
     expected = criterion(model, split, batch_size=len(split))
     for batch_size in (1, 7, 256):
@@ -326,7 +326,6 @@ def test_scores_do_not_depend_on_the_batch_size(criterion: Callable[..., Scores]
 def test_scores_of_random_networks_depend_neither_on_the_batch_size_nor_on_the_order(
     net: RandomNetwork, criterion: Callable[..., Scores]
 ) -> None:
-    """Traps, row 2."""
     net.double()
     if not net.prunable:
         return
@@ -339,7 +338,7 @@ def test_scores_of_random_networks_depend_neither_on_the_batch_size_nor_on_the_o
 
 @pytest.mark.parametrize("criterion", CRITERIA.values(), ids=CRITERIA)
 def test_scores_are_those_of_eval_mode(criterion: Callable[..., Scores]) -> None:
-    """Traps, row 3: in train mode dropout would draw, and BatchNorm's statistics would move."""
+    """In train mode dropout would draw, and BatchNorm's statistics would move."""
     model, split = with_dropout_and_norm().train(), images_and_labels()
     before = snapshot(model)
     first, second = criterion(model, split), criterion(model, split)
@@ -350,7 +349,7 @@ def test_scores_are_those_of_eval_mode(criterion: Callable[..., Scores]) -> None
 
 @pytest.mark.parametrize("criterion", CRITERIA.values(), ids=CRITERIA)
 def test_scoring_leaves_gradients_flags_and_numbers_as_they_were(criterion: Callable[..., Scores]) -> None:
-    """Traps, row 4: a gradient left behind would be applied by the next step of the optimizer."""
+    """A gradient left behind would be applied by the next step of the optimizer."""
     model, split = with_dropout_and_norm().train(), images_and_labels()
     model[1].eval()
     F.cross_entropy(model(split.images), split.labels).backward()
@@ -362,7 +361,6 @@ def test_scoring_leaves_gradients_flags_and_numbers_as_they_were(criterion: Call
 
 @pytest.mark.parametrize("criterion", MEASURING_THE_LOSS)
 def test_a_loss_that_raises_leaves_the_model_as_it_was(criterion: Callable[..., Scores]) -> None:
-    """Traps, row 4."""
     model, split = with_dropout_and_norm().train(), images_and_labels()
     F.cross_entropy(model(split.images), split.labels).backward()
     before = snapshot(model)
@@ -380,7 +378,6 @@ def test_a_loss_that_raises_leaves_the_model_as_it_was(criterion: Callable[..., 
 
 @pytest.mark.parametrize("criterion", LOOKING_AT_IMAGES)
 def test_images_that_do_not_fit_leave_the_model_as_it_was(criterion: Callable[..., Scores]) -> None:
-    """Traps, row 4."""
     model, split = with_dropout_and_norm().train(), images_and_labels()
     before = snapshot(model)
     with pytest.raises(RuntimeError, match="channels"):
@@ -426,7 +423,6 @@ def test_the_loss_that_is_given_is_the_one_that_counts(criterion: Callable[..., 
 
 @pytest.mark.parametrize("criterion", MEASURING_THE_LOSS)
 def test_a_loss_of_the_wrong_shape_gets_an_error_that_says_so(criterion: Callable[..., Scores]) -> None:
-    """Traps, row 2."""
 
     def reduced(outputs: Tensor, labels: Tensor, reduction: str) -> Tensor:
         return F.cross_entropy(outputs, labels)
@@ -442,7 +438,6 @@ def test_frozen_parameters_change_no_score() -> None:
 
 
 def test_a_dead_layer_scores_zero_and_ranks_without_nan() -> None:
-    """Traps, row 8."""
     model, split = cnn(), images_and_labels()
     with torch.no_grad():
         model.network[2].weight.zero_()
@@ -454,7 +449,6 @@ def test_a_dead_layer_scores_zero_and_ranks_without_nan() -> None:
 
 
 def test_scores_that_are_nan_are_refused_by_rank() -> None:
-    """Traps, row 8."""
     model = cnn()
     with torch.no_grad():
         model.network[7].bias[0] = torch.nan
@@ -463,7 +457,7 @@ def test_scores_that_are_nan_are_refused_by_rank() -> None:
 
 
 def test_oracle_is_the_change_of_the_mean_loss_when_the_filter_is_masked() -> None:
-    """Traps, row 13: the mean is over images, so a short last batch weighs by its images."""
+    """The mean is over images, so a short last batch weighs by its images."""
     model, split = with_dropout_and_norm(), images_and_labels()
     with torch.no_grad():
         unpruned = F.cross_entropy(copy.deepcopy(model).eval()(split.images), split.labels)

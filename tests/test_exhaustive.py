@@ -153,7 +153,7 @@ def test_outputs_too_large_to_be_exponentiated_give_a_finite_loss() -> None:
 
 
 def test_measuring_changes_nothing_of_the_model() -> None:
-    """Traps, rows 3 and 4: eval mode, and no gradient."""
+    """Eval mode, and no gradient."""
     model, split = with_norms_pools_and_dropout().train(), small_split()
     model[1].eval()
     model(split.images).sum().backward()

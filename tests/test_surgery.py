@@ -66,7 +66,7 @@ def assert_same_as_masked(model: nn.Module, plan: Plan, x: Tensor, tolerance: fl
 @settings(PROPERTY, max_examples=150)
 @given(networks_with_plans())
 def test_removed_filters_are_as_gone_as_closed_gates(net_and_plan: tuple[RandomNetwork, Plan]) -> None:
-    """Traps, rows 6, 7, 10, 11, 18: on random graphs, to 1e-5 in float32 and to 1e-10 in float64."""
+    """On random graphs, to 1e-5 in float32 and to 1e-10 in float64."""
     net, plan = net_and_plan
     if not net.prunable:
         return
@@ -98,7 +98,7 @@ def narrow(build: Callable[[], nn.Module]) -> nn.Module:
     ],
 )
 def test_networks_of_torchvision_lose_filters_of_every_prunable_layer(name: str) -> None:
-    """Traps, rows 10 and 11: residual adds, squeeze and excitation, depthwise convolutions, cats."""
+    """Residual adds, squeeze and excitation, depthwise convolutions, cats."""
     build = getattr(torchvision.models, name)
     model = narrow(functools.partial(build, init_weights=False) if name == "googlenet" else build).eval()
     plan = every_other_filter(model)
@@ -110,7 +110,7 @@ def test_networks_of_torchvision_lose_filters_of_every_prunable_layer(name: str)
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("norm", [nn.BatchNorm2d(4), nn.BatchNorm2d(4, affine=False), None])
 def test_convolutions_with_and_without_bias_in_front_of_a_norm(bias: bool, norm: nn.Module | None) -> None:
-    """Traps, row 7: negative gammas and betas that a gate in front of the norm would let through."""
+    """Negative gammas and betas that a gate in front of the norm would let through."""
     layers = [nn.Conv2d(1, 4, 3, bias=bias), *([norm] if norm else []), nn.ReLU(), nn.Flatten(), nn.Linear(60, 3)]
     model = randomize(nn.Sequential(*layers)).eval()
     assert_same_as_masked(model, Plan({"0": (0, 2)}), images(), 1e-6)
@@ -118,7 +118,7 @@ def test_convolutions_with_and_without_bias_in_front_of_a_norm(bias: bool, norm:
 
 @pytest.mark.parametrize("image_size", [(5, 7), (7, 5), (1, 9), (6, 6)])
 def test_a_filter_takes_its_height_times_width_columns_of_the_linear_layer(image_size: tuple[int, int]) -> None:
-    """Traps, row 6: maps that are not square."""
+    """Maps that are not square."""
     model = randomize(CNN((2, 4, 8), image_size=image_size))
     pruned = assert_same_as_masked(model, PLAN, images(shape=(1, *image_size)), 1e-6)
     height, width = image_size
@@ -127,7 +127,7 @@ def test_a_filter_takes_its_height_times_width_columns_of_the_linear_layer(image
 
 
 def test_two_heads_lose_the_inputs_of_the_same_filters() -> None:
-    """Traps, row 6: one reads positions, the other means; the first linear layer is not the only one."""
+    """One reads positions, the other means; the first linear layer is not the only one."""
     heads = {"linear": nn.Linear(4 * 15, 3), "norm": nn.BatchNorm1d(4), "other": nn.Linear(4, 2)}
     model = Net(
         lambda self, x: (self.linear((y := self.conv(x)).flatten(1)), self.other(self.norm(y.mean((2, 3))))),
@@ -140,7 +140,6 @@ def test_two_heads_lose_the_inputs_of_the_same_filters() -> None:
 
 @pytest.mark.parametrize("size", [(2, 3), 1])
 def test_adaptive_pooling_decides_how_many_columns_a_filter_has(size: Any) -> None:
-    """Traps, row 6."""
     columns = 4 * torch.zeros(1).expand(size if isinstance(size, tuple) else (1, 1)).numel()
     layers = [nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(size), nn.Flatten(), nn.Linear(columns, 3)]
     model = randomize(nn.Sequential(*layers))
@@ -194,7 +193,6 @@ def assert_equal_networks(a: nn.Module, b: nn.Module) -> None:
 
 @pytest.mark.parametrize("seed", range(10))
 def test_one_by_one_in_any_order_gives_the_network_of_the_whole_plan(seed: int) -> None:
-    """Traps, row 9."""
     one_by_one: nn.Module = cnn()
     for name, k in shuffled_steps(PLAN, seed):
         one_by_one = prune(one_by_one, Plan({name: (k,)}))
@@ -204,7 +202,6 @@ def test_one_by_one_in_any_order_gives_the_network_of_the_whole_plan(seed: int) 
 @settings(PROPERTY, max_examples=25)
 @given(networks_with_plans(), st.integers(0, 1000))
 def test_any_order_gives_one_network_on_random_graphs(net_and_plan: tuple[RandomNetwork, Plan], seed: int) -> None:
-    """Traps, row 9."""
     net, plan = net_and_plan
     plan = Plan({name: filters[:2] for name, filters in plan.remove.items()})
     one_by_one: nn.Module = net
@@ -228,7 +225,6 @@ def test_a_plan_that_removes_nothing_gives_a_copy() -> None:
 
 
 def test_a_plan_that_empties_a_layer_is_refused_with_its_name() -> None:
-    """Traps, row 5."""
     message = (
         r"the plan removes all 4 filters of 'network\.2', and nothing would pass\. Leave at least one, or use gates"
     )
@@ -248,7 +244,6 @@ def test_a_plan_that_empties_a_layer_is_refused_with_its_name() -> None:
     ],
 )
 def test_unknown_layers_and_filters_are_refused_with_the_reason(plan: Plan, message: str) -> None:
-    """Traps, row 11."""
     with torch.device("meta"):
         model = torchvision.models.resnet18()
     with pytest.raises(ValueError, match=message):
@@ -275,7 +270,6 @@ def test_computed_weights_are_refused_with_their_name(change: Callable[[nn.Modul
 
 
 def test_modules_called_twice_and_shared_parameters_are_refused_with_their_name() -> None:
-    """Traps, row 12."""
     convolutions = {"a": nn.Conv2d(4, 4, 1), "b": nn.Conv2d(4, 4, 1), "c": nn.Conv2d(4, 2, 1)}
     twice = Net(lambda self, x: self.c(self.b(self.a(self.a(x)))), **convolutions)
     with pytest.raises(ValueError, match="'a': a is called 2 times in one forward pass"):
@@ -299,7 +293,7 @@ def test_a_layer_with_a_mask_elsewhere_in_the_network_does_not_stand_in_the_way(
 
 
 def assert_kept_as_before(model: nn.Module, pruned: nn.Module) -> None:
-    """Traps, row 18: names, kinds, dtypes, devices, requires_grad and flags are those of the model."""
+    """Names, kinds, dtypes, devices, requires_grad and flags are those of the model."""
     for these, those in (
         (model.named_parameters(), pruned.named_parameters()),
         (model.named_buffers(), pruned.named_buffers()),
@@ -319,7 +313,6 @@ def assert_kept_as_before(model: nn.Module, pruned: nn.Module) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_frozen_parameters_stay_frozen_and_keep_dtype_and_flags(dtype: torch.dtype) -> None:
-    """Traps, row 18."""
     model = cnn().to(dtype).train()
     model.network[3].eval()
     for i, parameter in enumerate(model.parameters()):
@@ -371,7 +364,6 @@ def test_channels_last_stays_channels_last() -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_surgery_on_the_gpu() -> None:
-    """Traps, row 18."""
     model = cnn().cuda()
     pruned = assert_same_as_masked(model, PLAN, images().cuda(), 1e-4)
     assert_kept_as_before(model, pruned)
@@ -382,7 +374,7 @@ def test_surgery_on_the_gpu() -> None:
 
 @pytest.mark.parametrize("build", [cnn, lambda: narrow(torchvision.models.resnet18)], ids=["cnn", "resnet18"])
 def test_a_pruned_network_trains_and_is_pruned_again(build: Callable[[], nn.Module]) -> None:
-    """Traps, row 14: with an optimizer of its own, every parameter it has moves."""
+    """With an optimizer of its own, every parameter it has moves."""
     model = build().requires_grad_(True).train()
     x = images() if isinstance(model, CNN) else images(2, (3, 64, 64))
     pruned = prune(model, every_other_filter(model))
