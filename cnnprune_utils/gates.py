@@ -69,10 +69,20 @@ class GatedNetwork(nn.Module):
         tensors |= dict(self.network.named_buffers(remove_duplicate=False))
         like = next(tensors[weight] for weight, _ in structure.readers).detach()
         self.gates = {name: Gate(like.new_ones(layer.out_channels)) for name, layer in structure.layers.items()}
-        self._readers = {(id(tensors[weight]), dim): (weight, dim) for weight, dim in structure.readers}
+        self._find_readers()
         self._filters = {reader: filters.to(like.device) for reader, filters in structure.readers.items()}
         self._columns = {reader: self._columns_of(filters) for reader, filters in structure.readers.items()}
         self.eval()
+
+    def _find_readers(self) -> None:
+        """Readers are known by their weights, which are others in a copy."""
+        tensors = dict(self.network.named_parameters(remove_duplicate=False))
+        tensors |= dict(self.network.named_buffers(remove_duplicate=False))
+        self._readers = {(id(tensors[weight]), dim): (weight, dim) for weight, dim in self.structure.readers}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._find_readers()
 
     def _columns_of(self, filters: Tensor) -> dict[str, int]:
         """Layer -> how many channels of a reader belong to one of its filters, at most."""

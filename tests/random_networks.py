@@ -144,7 +144,7 @@ class Net(nn.Module):
 
 
 class _Builder:
-    """Adds steps to a network. A value is the number of a step's result; ``channels`` says who makes each of its channels.
+    """Adds steps to a network. A value is the number of a step's result; ``channels`` says who makes its channels.
 
     Each filter has a number, and 0 is nobody. Filters that can only leave together point to each other in ``parent``.
     """
