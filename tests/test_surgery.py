@@ -84,7 +84,7 @@ def assert_same_as_masked(model: nn.Module, plan: Plan, x: Tensor, tolerance: fl
 # removal is masking
 
 
-@settings(PROPERTY, max_examples=150)
+@settings(PROPERTY, max_examples=50)
 @given(networks_with_plans())
 def test_removed_filters_are_closed_gates(net_and_plan: tuple[RandomNetwork, Plan]) -> None:
     """On random graphs, to 1e-5 in float32 and to 1e-10 in float64."""
@@ -220,7 +220,7 @@ def test_one_by_one_in_any_order_is_one_plan(seed: int) -> None:
     assert_equal_networks(one_by_one, prune(cnn(), PLAN))
 
 
-@settings(PROPERTY, max_examples=25)
+@settings(PROPERTY, max_examples=8)
 @given(networks_with_plans(), st.integers(0, 1000))
 def test_any_order_on_random_networks(net_and_plan: tuple[RandomNetwork, Plan], seed: int) -> None:
     net, plan = net_and_plan
@@ -258,7 +258,7 @@ def test_a_plan_that_empties_a_layer_is_refused() -> None:
     [
         (
             Plan({"layer1.0.conv2": (0,)}),
-            r"'layer1\.0\.conv2': its filters are removed together with those of 'conv1', so name that layer\. Prunable",
+            r"'layer1\.0\.conv2': its filters are removed together with those of 'conv1', so name that layer\.",
         ),
         (Plan({"bn1": (0,)}), "'bn1': there is no convolution of that name"),
         (Plan({"layer1.0.conv1": (64,)}), r"'layer1\.0\.conv1' has filters 0 to 63; the plan removes \[64\]"),
@@ -282,7 +282,7 @@ def test_computed_weights_are_refused(change: Callable[[nn.Module], Any]) -> Non
     model = Net(lambda self, x: self.c(self.b(self.a(x))), **convolutions)
     change(model.b)
     before = snapshot(model)
-    with pytest.raises(ValueError, match="cannot remove filters of 'b': .*computed from other tensors"):
+    with pytest.raises(ValueError, match=r"cannot remove filters of 'b': .*computed from other tensors"):
         prune(model, Plan({"b": (0,)}))
     assert_unchanged(model, before)
 
