@@ -53,8 +53,8 @@ class GatedNetwork(nn.Module):
     Attributes:
         network: a copy of the model, with the same parameters.
         structure: which filters the gates stand for.
-        on_read: called with each reader (a key of ``structure.readers``), its input before the gates, and the dimension of
-            its channels, in every forward pass; None for nobody.
+        on_read: called with each reader (a key of ``structure.readers``), its input before the gates, and the
+            dimension of its channels, in every forward pass; None for nobody.
     """
 
     def __init__(self, model: nn.Module, structure: Structure) -> None:
@@ -317,7 +317,12 @@ def _rows_are_examples(network: GatedNetwork, split: Split, loss: Loss) -> bool:
     except _RowsAreNotExamples:
         return False
     alone = _slopes(network, split.images[:1], split.labels[:1], loss)
-    return all(torch.allclose(both[n][0], alone[n][0], rtol=1e-3, atol=1e-3 * float(both[n].abs().max())) for n in both)
+    return all(
+        torch.allclose(
+            both[n][0], alone[n][0], rtol=1e-3, atol=1e-3 * float(both[n].nan_to_num().abs().max()), equal_nan=True
+        )
+        for n in both
+    )
 
 
 def check_losses(losses: Tensor, n: int) -> None:

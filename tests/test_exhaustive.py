@@ -119,7 +119,8 @@ def test_the_books_network_in_single_precision(splits: Splits) -> None:
 def test_there_is_one_row_for_every_subset_in_the_order_of_size_and_filters(make: Any) -> None:
     model = make()
     table = all_subnetworks(model, small_split(3))
-    names = [layer.name for layer in prunable_layers(model, small_split(2).images)]
+    layers = prunable_layers(model, small_split(2).images)
+    names = [layer.name for layer in layers]
     assert list(table.columns) == ["removed", *names, "loss", "accuracy", "emptied"]
     keys = list(table[["removed", *names]].itertuples(index=False, name=None))
     assert (
