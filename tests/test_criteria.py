@@ -418,9 +418,7 @@ def test_a_loss_of_the_wrong_shape_is_refused(criterion: Callable[..., Scores]) 
     def reduced(outputs: Tensor, labels: Tensor, reduction: str) -> Tensor:
         return F.cross_entropy(outputs, labels)
 
-    with pytest.raises(
-        ValueError, match=r'reduction="none"\) must return one loss per example, shape \((2|20),\); it ret'
-    ):
+    with pytest.raises(ValueError, match=r'reduction="none"\) must return one loss per example, shape \(20?,\); it'):
         criterion(cnn(), images_and_labels(), loss=reduced)
 
 
