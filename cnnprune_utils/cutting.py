@@ -54,16 +54,22 @@ def without(model: nn.Module, kept: Kept) -> nn.Module:
     small = copy_of(model)
     tensors = dict(chain(small.named_parameters(remove_duplicate=False), small.named_buffers(remove_duplicate=False)))
     smaller = {id(tensors[name]): _smaller(tensors[name], dims) for name, dims in kept.items()}
+    rows = {id(tensors[name]): dims[0] for name, dims in kept.items() if 0 in dims}
     for module in small.modules():
+<<<<<<< HEAD
         kinds: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
         held = [(kind, name) for kind in kinds for name in kind]
         changed = False
+=======
+        held = [(kind, name) for kind in (module._parameters, module._buffers) for name in kind]
+        changed, kept_rows = False, rows.get(id(getattr(module, "weight", None)))
+>>>>>>> tests2
         for kind, name in held:
             if id(kind[name]) in smaller:
                 kind[name] = smaller[id(kind[name])]
                 changed = True
         if changed:
-            _record_sizes(module)
+            _record_sizes(module, kept_rows)
     return small
 
 
@@ -76,18 +82,28 @@ def _smaller(tensor: Tensor, dims: Mapping[int, Tensor]) -> Tensor:
     return nn.Parameter(result, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else result
 
 
+<<<<<<< HEAD
 def _record_sizes(module: nn.Module) -> None:
     """Set what the module says of its sizes to those of its tensors: repr, torchinfo and forward read it."""
     weight: Any = getattr(module, "weight", None)
+=======
+def _record_sizes(module: nn.Module, kept_rows: Tensor | None) -> None:
+    """Set what the module says of its sizes to those of its tensors: repr, torchinfo and forward read it.
+
+    The rows that a depthwise convolution keeps say how many of its channels are left.
+    """
+    weight = getattr(module, "weight", None)
+>>>>>>> tests2
     if isinstance(module, _ConvNd):
         rows, columns = weight.shape[:2]
         multiplier = module.out_channels // module.groups
-        is_depthwise = 1 < module.groups == module.in_channels
+        is_depthwise = 1 < module.groups == module.in_channels and kept_rows is not None
         if isinstance(module, _ConvTransposeNd):
             module.groups = rows if is_depthwise else module.groups
             module.in_channels, module.out_channels = rows, columns * module.groups
         else:
-            module.groups = rows // multiplier if is_depthwise else module.groups
+            if is_depthwise and kept_rows is not None:
+                module.groups = len((kept_rows // multiplier).unique())
             module.in_channels, module.out_channels = columns * module.groups, rows
     elif isinstance(module, nn.Linear):
         module.out_features, module.in_features = weight.shape

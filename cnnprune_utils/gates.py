@@ -53,8 +53,13 @@ class GatedNetwork(nn.Module):
     Attributes:
         network: a copy of the model, with the same parameters.
         structure: which filters the gates stand for.
+<<<<<<< HEAD
         on_read: called in every forward pass with each reader (a key of ``structure.readers``), its input before the
             gates, and the dimension of its channels; None for nobody.
+=======
+        on_read: called with each reader (a key of ``structure.readers``), its input before the gates, and the
+            dimension of its channels, in every forward pass; None for nobody.
+>>>>>>> tests2
     """
 
     def __init__(self, model: nn.Module, structure: Structure) -> None:
@@ -69,10 +74,20 @@ class GatedNetwork(nn.Module):
         tensors |= dict(self.network.named_buffers(remove_duplicate=False))
         like = next(tensors[weight] for weight, _ in structure.readers).detach()
         self.gates = {name: Gate(like.new_ones(layer.out_channels)) for name, layer in structure.layers.items()}
-        self._readers = {(id(tensors[weight]), dim): (weight, dim) for weight, dim in structure.readers}
+        self._find_readers()
         self._filters = {reader: filters.to(like.device) for reader, filters in structure.readers.items()}
         self._columns = {reader: self._columns_of(filters) for reader, filters in structure.readers.items()}
         self.eval()
+
+    def _find_readers(self) -> None:
+        """Readers are known by their weights, which are others in a copy."""
+        tensors = dict(self.network.named_parameters(remove_duplicate=False))
+        tensors |= dict(self.network.named_buffers(remove_duplicate=False))
+        self._readers = {(id(tensors[weight]), dim): (weight, dim) for weight, dim in self.structure.readers}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._find_readers()
 
     def _columns_of(self, filters: Tensor) -> dict[str, int]:
         """Layer -> how many channels of a reader belong to one of its filters, at most."""
@@ -307,7 +322,12 @@ def _rows_are_examples(network: GatedNetwork, split: Split, loss: Loss) -> bool:
     except _RowsAreNotExamples:
         return False
     alone = _slopes(network, split.images[:1], split.labels[:1], loss)
-    return all(torch.allclose(both[n][0], alone[n][0], rtol=1e-3, atol=1e-3 * float(both[n].abs().max())) for n in both)
+    return all(
+        torch.allclose(
+            both[n][0], alone[n][0], rtol=1e-3, atol=1e-3 * float(both[n].nan_to_num().abs().max()), equal_nan=True
+        )
+        for n in both
+    )
 
 
 def check_losses(losses: Tensor, n: int) -> None:

@@ -2,7 +2,8 @@
 
 ``networks()`` draws a graph: convolutions, and between them any order of BatchNorm, activations, pooling, dropout and
 depthwise convolutions, as modules, functions and methods; forks, residual adds, cats, groups; one or two heads behind
-flatten, view, mean or adaptive pooling. Each network knows what can leave it: ``prunable``, each layer's producers.
+flatten, view, mean or adaptive pooling. Each network knows what can leave it: ``prunable``, each layer's producers, and
+``widths``, how many filters of each can be removed one by one.
 """
 
 from __future__ import annotations
@@ -98,6 +99,11 @@ class RandomNetwork(nn.Module):
         self.outputs: list[int] = []
         self.image_shape = (1, 1, 1)
         self.prunable: dict[str, tuple[str, ...]] = {}
+        self.widths: dict[str, int] = {}
+
+    @property
+    def example_input_array(self) -> Tensor:
+        return self.split(2).images
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
         values = [images]
@@ -138,67 +144,80 @@ class Net(nn.Module):
 
 
 class _Builder:
-    """Adds steps to a network. A value is the number of a step's result; ``source`` says whose channels it carries.
+    """Adds steps to a network. A value is the number of a step's result; ``channels`` says who makes its channels.
 
-    Convolutions whose channels meet are ``together``: each points to another one, and the last to itself.
+    Each filter has a number, and 0 is nobody. Filters that can only leave together point to each other in ``parent``.
     """
 
     def __init__(self, draw: st.DrawFn) -> None:
         self.draw = draw
         self.net = RandomNetwork()
         self.shapes: list[tuple[int, int, int]] = []
-        self.source: list[str | None] = []
-        self.stays: set[str] = set()
-        self.together: dict[str, str] = {}
+        self.channels: list[list[int]] = []
+        self.filters: dict[str, list[int]] = {}
+        self.parent: list[int] = [0]
+        self.frozen: list[int] = []
 
-    def step(self, call: str, reads: tuple[int, ...], shape: tuple[int, int, int], source: str | None) -> int:
+    def step(self, call: str, reads: tuple[int, ...], shape: tuple[int, int, int], channels: list[int]) -> int:
         self.net.steps.append((call, reads))
         self.shapes.append(shape)
-        self.source.append(source)
+        self.channels.append(channels)
         return len(self.shapes) - 1
 
-    def module(self, module: nn.Module, v: int, shape: tuple[int, int, int], source: str | None = None) -> int:
+    def module(self, module: nn.Module, v: int, shape: tuple[int, int, int], channels: list[int]) -> int:
         name = f"m{len(self.net.layers)}"
         self.net.layers[name] = module
-        return self.step(name, (v,), shape, source)
+        return self.step(name, (v,), shape, channels)
 
-    def stay(self, *values: int) -> None:
-        """The convolutions whose channels these values carry cannot be pruned."""
-        self.stays |= {source for v in values if (source := self.source[v])}
+    def root(self, filter_: int) -> int:
+        while self.parent[filter_] != filter_:
+            filter_ = self.parent[filter_]
+        return filter_
 
-    def first(self, source: str) -> str:
-        while self.together[source] != source:
-            source = self.together[source]
-        return source
+    def together(self, a: list[int], b: list[int]) -> list[int]:
+        """Number by number. What meets nobody's number cannot leave."""
+        for one, other in zip(a, b, strict=True):
+            if one and other:
+                low, high = sorted((self.root(one), self.root(other)))
+                self.parent[high] = low
+            else:
+                self.frozen += [one, other]
+        return [max(pair) for pair in zip(a, b, strict=True)]
 
     def meet(self, call: str, a: int, b: int) -> int:
-        """Number by number; what the image brings cannot leave."""
-        sources = [self.source[v] for v in (a, b)]
-        if None in sources:
-            self.stay(a, b)
-            return self.step(call, (a, b), self.shapes[a], None)
-        one, other = sorted((self.first(s) for s in sources if s), key=list(self.together).index)
-        self.together[other] = one
-        return self.step(call, (a, b), self.shapes[a], one)
+        return self.step(call, (a, b), self.shapes[a], self.together(self.channels[a], self.channels[b]))
 
-    def layers(self) -> dict[str, tuple[str, ...]]:
-        """First producer -> all producers, in calling order, of the layers whose filters can leave."""
-        groups: dict[str, list[str]] = {}
-        for name in self.together:
-            groups.setdefault(self.first(name), []).append(name)
-        return {names[0]: tuple(names) for names in groups.values() if not self.stays & {*names}}
+    def expect(self) -> None:
+        """Convolutions that make the same filters are one layer, which stays where one of its filters is frozen."""
+        frozen = {self.root(f) for f in self.frozen}
+        parts: list[tuple[list[str], set[int]]] = []
+        for name, filters in self.filters.items():
+            mine = {self.root(f) for f in filters}
+            joined = [part for part in parts if part[1] & mine]
+            parts = [part for part in parts if part not in joined]
+            names = sorted({name, *(n for part in joined for n in part[0])}, key=[*self.filters].index)
+            parts.append((names, mine.union(*(part[1] for part in joined))))
+        for names, mine in sorted(parts, key=lambda part: [*self.filters].index(part[0][0])):
+            if not mine & frozen:
+                self.net.prunable[names[0]] = tuple(names)
+                self.net.widths[names[0]] = len(mine)
 
     def conv(self, v: int, out_channels: int | None = None, groups: int = 1) -> int:
         channels, height, width = self.shapes[v]
         out = out_channels or self.draw(st.sampled_from([4, 3, 5, 6, 2, 1]))
         kernel = self.draw(st.sampled_from([1, 3]))
         conv = nn.Conv2d(channels, out, kernel, padding=kernel // 2, groups=groups, bias=self.draw(st.booleans()))
-        name = f"layers.m{len(self.net.layers)}"
-        if groups > 1:
-            self.stay(v)
-            self.stays.add(name)
-        self.together[name] = name
-        return self.module(conv, v, (out, height, width), name)
+        name, read = f"layers.m{len(self.net.layers)}", self.channels[v]
+        if 1 < groups == channels:  # depthwise: each channel becomes several
+            written = [f for f in read for _ in range(out // groups)]
+        else:
+            written = list(range(len(self.parent), len(self.parent) + out))
+            self.parent += written
+            self.filters[name] = written
+            for group in range(1, groups):  # the same place of each group leaves together
+                for all_, size in ((read, channels // groups), (written, out // groups)):
+                    self.together(all_[:size], all_[group * size : (group + 1) * size])
+        return self.module(conv, v, (out, height, width), written)
 
     def between(self, v: int, most: int = 3, resize: bool = True) -> int:
         """Nodes that keep channels apart, in any order. The map keeps its height and width if not ``resize``."""
@@ -209,8 +228,8 @@ class _Builder:
 
     def _between(self, v: int, kind: str) -> int:
         (channels, height, width), draw = self.shapes[v], self.draw
-        same = (channels, height, width), self.source[v]
-        half = (channels, height // 2, width // 2), self.source[v]
+        same = (channels, height, width), self.channels[v]
+        half = (channels, height // 2, width // 2), self.channels[v]
         if kind == "norm":
             if draw(st.integers(0, 4)) == 0:
                 return self.module(nn.InstanceNorm2d(channels, affine=True, track_running_stats=True), v, *same)
@@ -237,12 +256,12 @@ class _Builder:
             pools = {"max": nn.MaxPool2d, "avg": nn.AvgPool2d}
             return self.module(pools[call](2), v, *half) if call in pools else self.step(call, (v,), *half)
         if kind == "up" and height * width <= 16:
-            return self.step("F.interpolate", (v,), (channels, 2 * height, 2 * width), self.source[v])
+            return self.step("F.interpolate", (v,), (channels, 2 * height, 2 * width), self.channels[v])
         return v
 
     def block(self, v: int) -> int:
         channels, height, width = self.shapes[v]
-        rare = ["residual", "residual", "self", "cat", "excite", "groups", "unknown"]
+        rare = ["residual", "residual", "self", "cat", "cat", "excite", "groups", "groups", "multiply", "unknown"]
         kind = self.draw(st.sampled_from([*["chain"] * 6, *["fork"] * 4, *rare]))
         if kind == "fork":  # one map, read as it is by one convolution and through other nodes by another
             shared = self._between(v, self.draw(st.sampled_from(["pool", "drop", "same", "norm", "module"])))
@@ -255,45 +274,48 @@ class _Builder:
         if kind == "self":  # a map meets itself behind other nodes
             return self.meet("add", v, self.between(v, most=2, resize=False))
         if kind == "cat":
-            a, b = self.conv(v), self.between(self.conv(v), most=1, resize=False)
-            self.stay(a, b)
-            return self.step("cat", (a, b), (self.shapes[a][0] + self.shapes[b][0], height, width), None)
+            dense = self.draw(st.booleans())  # as in a dense block
+            a, b = self.conv(v), v if dense else self.between(self.conv(v), most=1, resize=False)
+            both = self.channels[a] + self.channels[b]
+            return self.step("cat", (a, b), (len(both), height, width), both)
         if kind == "excite":  # squeeze and excitation: the gates of a small network multiply the channels
-            squeezed = self.module(nn.AdaptiveAvgPool2d(1), v, (channels, 1, 1), self.source[v])
+            squeezed = self.module(nn.AdaptiveAvgPool2d(1), v, (channels, 1, 1), self.channels[v])
             a = self.conv(squeezed, channels)
             return self.meet("mul", v, self.step("x.sigmoid", (a,), *self._like(a)))
-        if kind == "groups" and channels in (2, 4):
-            return self.conv(v, 2 * channels, groups=2)
-        if kind == "unknown":
-            self.stay(v)
-            return self.step("softmax", (v,), self.shapes[v], None)
+        if kind == "groups" and channels % 2 == 0:
+            return self.conv(v, self.draw(st.sampled_from([4, 2 * channels])), groups=2)
+        if kind == "multiply" and channels <= 6:
+            return self.conv(v, 2 * channels, groups=channels)
+        if kind == "unknown" and len({self.root(f) for f in self.channels[v]}) > 1:
+            self.frozen += self.channels[v]
+            return self.step("softmax", (v,), self.shapes[v], [0] * channels)
         return self.between(self.conv(v))
 
-    def _like(self, v: int) -> tuple[tuple[int, int, int], str | None]:
-        return self.shapes[v], self.source[v]
+    def _like(self, v: int) -> tuple[tuple[int, int, int], list[int]]:
+        return self.shapes[v], self.channels[v]
 
     def head(self, v: int) -> None:
-        (channels, height, width), source = self._like(v)
+        (channels, height, width), made = self._like(v)
         how = self.draw(st.sampled_from(FLATTENS))
         if how.startswith("adaptive"):
             height, width = (1, 1) if how == "adaptive to 1" else (2, 3)
             pool = self.draw(st.sampled_from([nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d]))
-            v = self.module(pool((height, width)), v, (channels, height, width), source)
+            v = self.module(pool((height, width)), v, (channels, height, width), made)
         if how in ("x.mean", "x.mean keepdim", "x.amax"):
             height, width = 1, 1
         flat = (channels * height * width, 1, 1)
         if how in FUNCTIONS:
-            v = self.step(how, (v,), flat, source)
+            v = self.step(how, (v,), flat, made)
         if how not in FUNCTIONS or how == "x.mean keepdim":
-            v = self.module(nn.Flatten(), v, flat, source)
+            v = self.module(nn.Flatten(), v, flat, made)
         for kind in self.draw(st.lists(st.sampled_from(["norm", "relu", "sigmoid", "prelu1", "drop"]), max_size=2)):
             if kind == "sigmoid":
-                v = self.step("x.sigmoid", (v,), flat, source)
+                v = self.step("x.sigmoid", (v,), flat, made)
             else:
                 modules = {"norm": lambda: nn.BatchNorm1d(flat[0]), "relu": nn.ReLU, "prelu1": nn.PReLU}
-                v = self.module(modules.get(kind, nn.Dropout)(), v, flat, source)
+                v = self.module(modules.get(kind, nn.Dropout)(), v, flat, made)
         linear = nn.Linear(flat[0], N_CLASSES, bias=self.draw(st.booleans()))
-        self.net.outputs.append(self.module(linear, v, (N_CLASSES, 1, 1)))
+        self.net.outputs.append(self.module(linear, v, (N_CLASSES, 1, 1), [0] * N_CLASSES))
 
 
 @st.composite
@@ -303,14 +325,14 @@ def networks(draw: st.DrawFn) -> RandomNetwork:
     net = build.net
     net.image_shape = draw(st.integers(1, 3)), draw(st.integers(4, 9)), draw(st.integers(4, 9))
     build.shapes.append(net.image_shape)
-    build.source.append(None)
+    build.channels.append([0] * net.image_shape[0])
     ends = [build.between(build.conv(0))]
     for _ in range(draw(st.integers(0, 3))):
         ends.append(build.block(ends[-1]))
     build.head(ends[-1])
     if draw(st.integers(0, 2)) == 0:
         build.head(draw(st.sampled_from(ends)))
-    net.prunable = build.layers()
+    build.expect()
     randomize(net, draw(st.integers(0, 2**32 - 1)))
     return net.train(draw(st.booleans()))
 
@@ -322,7 +344,7 @@ def networks_with_plans(draw: st.DrawFn) -> tuple[RandomNetwork, Plan]:
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32 - 1)))
     remove = {}
     for name in sorted(net.prunable):
-        n = net.get_submodule(name).out_channels
+        n = net.widths[name]
         shuffled = torch.randperm(n, generator=generator)
         remove[name] = tuple(shuffled[: int(torch.randint(n, (2,), generator=generator).max())].tolist())
     return net, Plan(remove)

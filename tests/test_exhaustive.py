@@ -69,7 +69,7 @@ def small_split(n: int = 25) -> Split:
 
 def assert_rows_are_what_closed_gates_give(model: nn.Module, split: Split, rows: pd.DataFrame, within: float) -> None:
     for _, row in rows.iterrows():
-        result = evaluate(mask(model, plan_of(row)), split)
+        result = evaluate(mask(model, plan_of(row), split.images[:2]), split)
         assert row["loss"] == pytest.approx(result.loss, rel=within, abs=within)
         assert row["accuracy"] == result.accuracy
 
@@ -93,7 +93,7 @@ def test_every_row_is_what_closed_gates_give(make: Any) -> None:
     assert_rows_are_what_closed_gates_give(model, split, all_subnetworks(model, split), within=1e-10)
 
 
-@settings(PROPERTY, max_examples=60)
+@settings(PROPERTY, max_examples=15)
 @given(networks())
 def test_random_networks_are_measured_right_or_refused(net: RandomNetwork) -> None:
     net.double()
@@ -119,10 +119,15 @@ def test_the_books_network_in_single_precision(splits: Splits) -> None:
 def test_there_is_one_row_for_every_subset_in_the_order_of_size_and_filters(make: Any) -> None:
     model = make()
     table = all_subnetworks(model, small_split(3))
-    names = [layer.name for layer in prunable_layers(model)]
+    layers = prunable_layers(model, small_split(2).images)
+    names = [layer.name for layer in layers]
     assert list(table.columns) == ["removed", *names, "loss", "accuracy", "emptied"]
     keys = list(table[["removed", *names]].itertuples(index=False, name=None))
-    assert len(set(keys)) == len(table) == 2 ** sum(layer.out_channels for layer in prunable_layers(model))
+    assert (
+        len(set(keys))
+        == len(table)
+        == 2 ** sum(layer.out_channels for layer in prunable_layers(model, small_split(2).images))
+    )
     assert keys == sorted(keys)
     assert all(removed == sum(map(len, filters)) for removed, *filters in keys)
 
@@ -153,7 +158,7 @@ def test_outputs_too_large_to_be_exponentiated_give_a_finite_loss() -> None:
 
 
 def test_measuring_changes_nothing_of_the_model() -> None:
-    """Traps, rows 3 and 4: eval mode, and no gradient."""
+    """Eval mode, and no gradient."""
     model, split = with_norms_pools_and_dropout().train(), small_split()
     model[1].eval()
     model(split.images).sum().backward()
@@ -190,7 +195,9 @@ def test_more_sub_networks_than_allowed_are_refused_with_their_count() -> None:
         all_subnetworks(cnn(), small_split(), at_most=31)
     assert len(all_subnetworks(cnn(), small_split(), at_most=32)) == 32
     with pytest.raises(ValueError, match=r"has 2\*\*32768 sub-networks"):
-        all_subnetworks(CNN((2**15,), image_size=1), small_split())
+        all_subnetworks(
+            CNN((2**15,), image_size=1).double(), Split(torch.zeros(3, 1, 1, 1).double(), torch.zeros(3).long())
+        )
 
 
 def conv_relu() -> list[nn.Module]:
@@ -201,8 +208,8 @@ def conv_relu() -> list[nn.Module]:
     ("model", "reads", "output"),
     [
         (nn.Sequential(*conv_relu(), nn.Flatten(), nn.Linear(30, 4), nn.ReLU(), nn.Linear(4, 3)), "0 by 3", "5"),
-        (nn.Sequential(*conv_relu(), nn.Flatten(), nn.Linear(30, 3), nn.LogSoftmax(1)), "0 by 3", "4"),
-        (nn.Sequential(*conv_relu(), nn.Conv2d(2, 3, (3, 5)), nn.Flatten()), "0 by 2", "3"),
+        (nn.Sequential(*conv_relu(), nn.Flatten(), nn.Linear(30, 3), nn.LogSoftmax(1)), "0 by 3", "no single layer"),
+        (nn.Sequential(*conv_relu(), nn.Conv2d(2, 3, (3, 5)), nn.Flatten()), "0 by 2", "2"),
         (nn.Sequential(*conv_relu(), nn.Conv2d(2, 3, (3, 5))), "0 by 2", "2"),
         (
             Net(
@@ -211,7 +218,7 @@ def conv_relu() -> list[nn.Module]:
                 linear=nn.Linear(30, 3),
             ),
             "conv by linear",
-            r"\(linear, x\)",
+            "no single layer",
         ),
         (
             Net(
@@ -221,7 +228,7 @@ def conv_relu() -> list[nn.Module]:
                 two=nn.Linear(30, 3),
             ),
             "conv by two and linear",
-            "add",
+            "no single layer",
         ),
     ],
     ids=["two linear layers", "softmax", "flattened convolution", "convolution", "two outputs", "two readers"],
@@ -229,12 +236,12 @@ def conv_relu() -> list[nn.Module]:
 def test_a_network_whose_outputs_are_no_sums_over_a_layer_is_refused(model: nn.Module, reads: str, output: str) -> None:
     message = rf"no layer of \w+ is read by one nn\.Linear alone .* this: {reads}; .* of {output}\. Measure the"
     with pytest.raises(ValueError, match=message):
-        all_subnetworks(model, small_split())
+        all_subnetworks(model.double(), small_split())
 
 
 def test_a_network_without_prunable_layers_is_refused_with_the_reasons() -> None:
-    with pytest.raises(ValueError, match="no filter of Linear can leave"):
-        all_subnetworks(nn.Linear(2, 2), small_split())
+    with pytest.raises(ValueError, match="no filter of Linear can be removed"):
+        all_subnetworks(nn.Linear(7, 2).double(), small_split())
 
 
 def test_a_row_gives_its_plan_and_a_plan_its_row() -> None:

@@ -1,6 +1,7 @@
 """Gates: open they change nothing, closed the filter is gone, and their slopes are those of the loss."""
 
 import copy
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -22,12 +23,20 @@ from random_networks import (  # noqa: F401
     snapshot,
 )
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
+<<<<<<< HEAD
 from cnnprune_utils.batches import Split
 from cnnprune_utils.book.cnn import CNN
 from cnnprune_utils.gates import gate_gradients, gated, mask
+=======
+from cnnprune_utils import gates
+from cnnprune_utils.data import Split
+from cnnprune_utils.gates import GatedNetwork, gate_gradients
+from cnnprune_utils.models import CNN
+>>>>>>> tests2
 from cnnprune_utils.plan import Plan
-from cnnprune_utils.structure import Layer, Port, prunable_layers
+from cnnprune_utils.structure import Structure, analyse
 
 
 def small_cnn() -> CNN:
@@ -40,27 +49,45 @@ def small_split(n: int = 10) -> Split:
     return Split(images, torch.randint(3, (n,), generator=generator))
 
 
-def inputs_of_consumers(model: nn.Module, layers: list[Layer]) -> dict[str, Tensor]:
-    """Collects, at the next forward pass of ``model``, what the consumers of the layers read."""
-    seen: dict[str, Tensor] = {}
-
-    def keep(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
-            seen[name] = inputs[0] * 1  # a tensor of its own, for a gradient through this consumer alone
-            if seen[name].requires_grad:
-                seen[name].retain_grad()
-            return seen[name]
-
-        return hook
-
-    for name in {port.name for layer in layers for port in layer.consumers}:
-        model.get_submodule(name).register_forward_pre_hook(keep(name))
-    return seen
+def example(model: nn.Module) -> Tensor:
+    if isinstance(model, RandomNetwork):
+        return model.example_input_array
+    return small_split(2).images.to(next(model.parameters()).dtype)
 
 
-def by_filter(x: Tensor, port: Port) -> Tensor:
-    """What a consumer reads, as (n, filters, numbers of the filter)."""
-    return x.reshape(len(x), x.shape[1] // port.block, -1)
+def gated(model: nn.Module) -> GatedNetwork:
+    return gates.gated(model, example(model))
+
+
+def mask(model: nn.Module, plan: Plan) -> GatedNetwork:
+    return gates.mask(model, plan, example(model))
+
+
+class Inputs(TorchFunctionMode):
+    """Sees what layers read, behind the modes inside: as tensors of their own, for the gradient of one reader."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.names = {id(parameter): name for name, parameter in model.named_parameters()}
+        self.seen: dict[str, Tensor] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (F.conv2d, F.linear):
+            x = args[0] * 1
+            if x.requires_grad:
+                x.retain_grad()
+            self.seen[self.names[id(args[1])]] = x
+            args = (x, *args[1:])
+        return func(*args, **(kwargs or {}))
+
+
+def by_filter(found: Structure, weight: str, x: Tensor) -> dict[str, Tensor]:
+    """Sums over what a reader reads of each filter: (n, filters) for each layer."""
+    filters = found.readers[weight, 1]
+    sums = torch.zeros(len(x), found.n_filters + 1, dtype=x.dtype)
+    sums.index_add_(1, filters % (found.n_filters + 1), x.detach().flatten(2).sum(2) if x.ndim > 2 else x.detach())
+    widths = [layer.out_channels for layer in found.layers.values()]
+    return dict(zip(found.layers, sums[:, :-1].split(widths, 1), strict=True))
 
 
 @PROPERTY
@@ -78,55 +105,53 @@ def test_open_gates_change_nothing(net: RandomNetwork) -> None:
 
 @PROPERTY
 @given(networks_with_plans())
-def test_no_consumer_reads_anything_of_a_closed_filter(net_and_plan: tuple[RandomNetwork, Plan]) -> None:
-    """Traps, rows 7 and 10: gates stand behind BatchNorm, sigmoid and depthwise convolution, on every branch."""
+def test_nobody_reads_a_closed_filter(net_and_plan: tuple[RandomNetwork, Plan]) -> None:
+    """Gates stand behind BatchNorm, sigmoid and depthwise convolution, on every branch."""
     net, plan = net_and_plan
     if not net.prunable:
         return
     before = snapshot(net)
-    masked = mask(net, plan)
-    layers = [layer for layer in prunable_layers(net) if layer.name in plan.remove]
-    seen = inputs_of_consumers(masked.network, layers)
-    masked(net.split(3).images)
-    for layer in layers:
-        for port in layer.consumers:
-            closed = by_filter(seen[port.name], port)[:, list(plan.remove[layer.name])]
-            assert torch.equal(closed, torch.zeros_like(closed)), f"{port.name} reads removed filters of {layer.name}"
+    found, masked = analyse(net), mask(net, plan)
+    with Inputs(masked) as inputs:
+        masked(net.split(3).images)
+    seen = {name.removeprefix("network."): x for name, x in inputs.seen.items()}
+    for weight, _ in found.readers:
+        for name, read in by_filter(found, weight, seen[weight].abs()).items():
+            closed = read[:, list(plan.remove.get(name, ()))]
+            assert torch.equal(closed, torch.zeros_like(closed)), f"{weight} reads removed filters of {name}"
     assert_unchanged(net, before)
 
 
 @PROPERTY
 @given(networks())
-def test_the_slope_along_a_gate_is_the_sum_of_gradient_times_map_where_the_consumers_read(net: RandomNetwork) -> None:
-    """Pooling, padding and flatten keep the sum of dC/dz * z, so it can be taken at the consumers' inputs instead.
-
-    A gate in front of an activation, or two gates on one path, would give other numbers.
-    """
+def test_slopes_are_those_where_layers_read(net: RandomNetwork) -> None:
+    """The sum of gradient times map. A gate in front of an activation, or two on one path, would give other numbers."""
     net.double()
     if not net.prunable:
         return
     split = net.split(3)
     plain = copy.deepcopy(net).eval().requires_grad_(True)
-    layers = prunable_layers(net)
-    seen = inputs_of_consumers(plain, layers)
+    found = analyse(net)
     try:
-        loss_over_heads(plain(split.images), split.labels, "none").sum().backward()
+        with Inputs(plain) as inputs:
+            loss_over_heads(plain(split.images), split.labels, "none").sum().backward()
     except RuntimeError as error:  # a ReLU, then one in place: PyTorch itself cannot differentiate this network
         if "modified by an inplace operation" not in str(error):
             raise
         return
     (slopes,) = gate_gradients(net, split, loss=loss_over_heads)
-    for layer in layers:
-        expected = torch.zeros(len(split), layer.out_channels, dtype=torch.float64)
-        for port in layer.consumers:
-            z = seen[port.name]
-            expected += by_filter(z.grad * z, port).sum(2)
-        torch.testing.assert_close(slopes[layer.name], expected.detach(), rtol=1e-8, atol=1e-10)
+    expected = {name: torch.zeros_like(slope) for name, slope in slopes.items()}
+    for weight, _ in found.readers:
+        z = inputs.seen[weight]
+        for name, slope in by_filter(found, weight, z.grad * z).items():
+            expected[name] += slope
+    for name, slope in slopes.items():
+        torch.testing.assert_close(slope, expected[name], rtol=1e-8, atol=1e-10)
 
 
 @pytest.mark.parametrize("pool_first", [True, False])
-def test_the_beta_of_a_batchnorm_does_not_bring_a_closed_filter_back(pool_first: bool) -> None:
-    """Traps, rows 7 and 10: also with a BatchNorm behind the pooling."""
+def test_a_beta_brings_no_filter_back(pool_first: bool) -> None:
+    """Also with a BatchNorm behind the pooling."""
     middle = [nn.MaxPool2d(2), nn.BatchNorm2d(4)] if pool_first else [nn.BatchNorm2d(4), nn.MaxPool2d(2)]
     model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), *middle, nn.Flatten(), nn.Linear(4 * 2 * 3, 3, bias=False))
     randomize(model)
@@ -134,8 +159,7 @@ def test_the_beta_of_a_batchnorm_does_not_bring_a_closed_filter_back(pool_first:
     assert torch.equal(outputs, torch.zeros(10, 3))
 
 
-def test_a_gate_stands_behind_a_depthwise_convolution_whose_bias_would_bring_the_filter_back() -> None:
-    """Traps, row 10."""
+def test_a_depthwise_bias_brings_no_filter_back() -> None:
     dw = nn.Conv2d(4, 4, 3, padding=1, groups=4)
     model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), dw, nn.Flatten(), nn.Linear(4 * 35, 3, bias=False))
     randomize(model)
@@ -143,7 +167,7 @@ def test_a_gate_stands_behind_a_depthwise_convolution_whose_bias_would_bring_the
 
 
 def test_a_gate_stands_on_every_branch() -> None:
-    """Traps, row 10: one branch reads the map as it is, the other behind BatchNorm and sigmoid."""
+    """One branch reads the map as it is, the other behind BatchNorm and sigmoid."""
 
     def forward(self: Any, x: Tensor) -> Tensor:
         x = self.conv(x)
@@ -161,15 +185,16 @@ def test_a_mask_may_empty_a_layer() -> None:
     assert torch.equal(outputs, model.network[7].bias.expand(2, 3))
 
 
-def test_positions_are_those_of_the_map_behind_the_activation() -> None:
+def test_positions_are_those_that_a_layer_reads() -> None:
+    """Behind the pooling. Before slopes are taken, nobody counts them."""
     pool = [nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 4, 3), nn.MaxPool2d(2), nn.SiLU(), nn.Flatten(), nn.Linear(16, 3)]
-    network = gated(nn.Sequential(nn.Conv2d(1, 4, 3), *pool))
-    network(torch.zeros(2, 1, 14, 14))
-    assert {name: gate.positions for name, gate in network.gates.items()} == {"0": 12 * 12, "3": 2 * 2}
+    network = gates.gated(nn.Sequential(nn.Conv2d(1, 4, 3), *pool), torch.zeros(2, 1, 14, 14))
+    assert {gate.positions for gate in network.gates.values()} == {0}
+    list(gate_gradients(network, Split(torch.zeros(3, 1, 14, 14), torch.zeros(3, dtype=torch.int64)), batch_size=2))
+    assert {name: gate.positions for name, gate in network.gates.items()} == {"0": 6 * 6, "3": 2 * 2}
 
 
-def test_slopes_come_for_each_example_as_if_it_were_alone() -> None:
-    """Traps, row 2."""
+def test_slopes_are_those_of_each_example_alone() -> None:
     model, split = small_cnn().double(), small_split()
     split = Split(split.images.double(), split.labels)
     (together,) = gate_gradients(model, split)
@@ -179,8 +204,7 @@ def test_slopes_come_for_each_example_as_if_it_were_alone() -> None:
             torch.testing.assert_close(together[name][i], alone[name][0], rtol=1e-9, atol=1e-12)
 
 
-def test_slopes_come_batch_by_batch_and_the_last_batch_may_be_short() -> None:
-    """Traps, row 2."""
+def test_the_last_batch_of_slopes_may_be_short() -> None:
     batches = list(gate_gradients(small_cnn(), small_split(), batch_size=4))
     assert [len(slopes["network.0"]) for slopes in batches] == [4, 4, 2]
     assert {name: slope.shape[1] for name, slope in batches[0].items()} == {
@@ -190,7 +214,7 @@ def test_slopes_come_batch_by_batch_and_the_last_batch_may_be_short() -> None:
     }
 
 
-def test_a_slope_is_minus_the_change_of_the_loss_when_a_small_part_of_the_filter_leaves() -> None:
+def test_slopes_are_finite_differences() -> None:
     model, split = small_cnn().double(), small_split()
     split = Split(split.images.double(), split.labels)
     network = gated(model)
@@ -206,7 +230,7 @@ def test_a_slope_is_minus_the_change_of_the_loss_when_a_small_part_of_the_filter
             torch.testing.assert_close(slopes[name][:, k], (losses[1] - losses[0]) / (2 * step), rtol=1e-5, atol=1e-8)
 
 
-def test_slopes_are_taken_where_the_gates_of_a_masked_network_stand() -> None:
+def test_slopes_of_a_masked_network() -> None:
     model, split = small_cnn(), small_split()
     masked = mask(model, Plan({"network.4": (0, 1, 2)}))
     (slopes,) = gate_gradients(masked, split)
@@ -215,7 +239,7 @@ def test_slopes_are_taken_where_the_gates_of_a_masked_network_stand() -> None:
     assert torch.equal(masked.gates["network.4"].values, torch.zeros(3))
 
 
-def test_a_layer_that_the_loss_does_not_see_has_slopes_of_zero() -> None:
+def test_slopes_of_what_the_loss_does_not_see() -> None:
     """Two heads, and a loss of one of them."""
 
     def forward(self: Any, x: Tensor) -> Any:
@@ -232,7 +256,7 @@ def test_a_layer_that_the_loss_does_not_see_has_slopes_of_zero() -> None:
     assert torch.equal(slopes["b"], torch.zeros(10, 3))
 
 
-def test_closed_gates_pass_nan_neither_to_the_outputs_nor_to_other_slopes() -> None:
+def test_slopes_behind_closed_gates_are_finite() -> None:
     masked = mask(small_cnn(), Plan({"network.0": (0,)}))
     (slopes,) = gate_gradients(masked, small_split())
     assert all(bool(torch.isfinite(slope).all()) for slope in slopes.values())
@@ -240,8 +264,7 @@ def test_closed_gates_pass_nan_neither_to_the_outputs_nor_to_other_slopes() -> N
 
 @pytest.mark.parametrize("measure", [gated, lambda m: mask(m, Plan({"network.0": (1,)})), lambda m: [*slopes_of(m)]])
 @pytest.mark.parametrize("training", [True, False])
-def test_measuring_changes_nothing_of_the_model(measure: Callable[[nn.Module], Any], training: bool) -> None:
-    """Traps, row 4."""
+def test_measuring_changes_nothing(measure: Callable[[nn.Module], Any], training: bool) -> None:
     model = small_cnn().train(training)
     model.network[1].training = not training  # each module's own flag
     F.cross_entropy(model(small_split().images), small_split().labels).backward()
@@ -254,8 +277,7 @@ def slopes_of(model: nn.Module, loss: Callable[..., Tensor] = F.cross_entropy) -
     return gate_gradients(model, small_split(), loss=loss, batch_size=4)
 
 
-def test_a_loss_that_raises_in_the_second_batch_leaves_model_and_gates_as_they_were() -> None:
-    """Traps, row 4."""
+def test_a_loss_that_raises_changes_nothing() -> None:
     model = small_cnn().train()
     network = mask(model, Plan({"network.0": (1,)}))
     before, before_network = snapshot(model), snapshot(network)
@@ -272,14 +294,14 @@ def test_a_loss_that_raises_in_the_second_batch_leaves_model_and_gates_as_they_w
     assert_unchanged(network, before_network)
 
 
-def test_an_iterator_that_is_not_finished_leaves_the_gates_as_they_were() -> None:
+def test_slopes_left_unfinished_change_nothing() -> None:
     network = gated(small_cnn())
     before = snapshot(network)
     next(iter(slopes_of(network)))
     assert_unchanged(network, before)
 
 
-def test_slopes_can_be_taken_inside_no_grad_and_of_frozen_models() -> None:
+def test_slopes_inside_no_grad_and_of_frozen() -> None:
     model = small_cnn().requires_grad_(False)
     (expected,) = gate_gradients(copy.deepcopy(model).requires_grad_(True), small_split())
     with torch.no_grad():
@@ -293,18 +315,18 @@ def test_slopes_can_be_taken_inside_no_grad_and_of_frozen_models() -> None:
     ("loss", "given"),
     [
         (lambda outputs, labels, reduction: F.cross_entropy(outputs, labels), r"shape \(\)"),
-        (lambda outputs, labels, reduction: outputs, r"shape \(10, 3\)"),
+        (lambda outputs, labels, reduction: outputs, r"shape \(2, 3\)"),
         (lambda outputs, labels, reduction: 0.5, "0.5"),
     ],
 )
-def test_a_loss_that_is_not_one_number_per_example_gets_an_error_that_says_so(loss: Any, given: str) -> None:
-    """Traps, row 2: a loss reduced over the batch would make the scores depend on its size."""
-    message = rf'loss\(outputs, labels, reduction="none"\) must return .* shape \(10,\); it returned {given}\.'
+def test_a_reduced_loss_is_refused(loss: Any, given: str) -> None:
+    """A loss reduced over the batch would make the scores depend on its size."""
+    message = rf'loss\(outputs, labels, reduction="none"\) must return .* shape \(2,\); it returned {given}\.'
     with pytest.raises(ValueError, match=message):
         list(gate_gradients(small_cnn(), small_split(), loss=loss))
 
 
-def test_a_loss_without_a_gradient_gets_an_error_that_says_what_to_do() -> None:
+def test_a_loss_without_a_gradient_is_refused() -> None:
     with pytest.raises(ValueError, match="the losses carry no gradient: compute them from the outputs"):
         list(gate_gradients(small_cnn(), small_split(), loss=lambda outputs, labels, reduction: labels.float()))
 
@@ -317,18 +339,20 @@ def test_a_gated_network_refuses_to_train() -> None:
     assert network.eval() is network
 
 
-def test_a_gated_network_shares_the_parameters_of_the_model() -> None:
+def test_a_gated_network_shares_parameters() -> None:
     model = small_cnn()
     network = gated(model)
     assert {id(p) for p in network.parameters()} == {id(p) for p in model.parameters()}
 
 
-def test_a_network_without_prunable_layers_gets_an_error_with_the_reasons() -> None:
+def test_nothing_to_gate_is_refused_with_reasons() -> None:
     conv = Net(lambda self, x: self.conv(x), conv=nn.Conv2d(1, 4, 3))
-    with pytest.raises(ValueError, match="no filter of Net can leave: conv: its feature map is part of the network's"):
+    with pytest.raises(
+        ValueError, match="no filter of Net can be removed: conv: its feature map is part of the network's"
+    ):
         gated(conv)
-    with pytest.raises(ValueError, match="no filter of Linear can leave: it has no convolution"):
-        gated(nn.Linear(2, 2))
+    with pytest.raises(ValueError, match="no filter of Linear can be removed: it has no convolution"):
+        gates.gated(nn.Linear(2, 2), torch.zeros(2, 2))
 
 
 def test_a_plan_that_does_not_fit_is_refused() -> None:
@@ -336,23 +360,25 @@ def test_a_plan_that_does_not_fit_is_refused() -> None:
         mask(small_cnn(), Plan({"network.2": (4,)}))
 
 
-def test_a_module_of_the_network_may_have_any_name() -> None:
+def test_modules_may_have_any_name() -> None:
     modules = {"gate_0": nn.Conv2d(1, 4, 3), "gate_1": nn.Conv2d(4, 4, 3), "gates": nn.Linear(4 * 3, 3)}
     model = Net(lambda self, x: self.gates(self.gate_1(self.gate_0(x)).flatten(1)), **modules)
     images = small_split().images
     assert torch.equal(gated(model)(images), model(images))
 
 
-def test_a_copy_of_a_gated_network_has_gates_of_its_own() -> None:
+@pytest.mark.parametrize("copied_by", [copy.deepcopy, lambda network: pickle.loads(pickle.dumps(network))])
+def test_a_copy_has_gates_of_its_own(copied_by: Callable[[Any], Any]) -> None:
+    """And they close: a copy has other weights, by which its readers are known."""
     network = gated(small_cnn())
-    copied = copy.deepcopy(network)
+    copied = copied_by(network)
     copied.gates["network.0"].values.zero_()
     images = small_split().images
     assert torch.equal(network.gates["network.0"].values, torch.ones(2))
     assert difference(copied(images), network(images)) > 1e-3
 
 
-def test_channels_last_changes_neither_outputs_nor_slopes() -> None:
+def test_channels_last_changes_nothing() -> None:
     model, split = small_cnn().double(), small_split()
     split = Split(split.images.double(), split.labels)
     (expected,) = gate_gradients(model, split)
@@ -365,7 +391,7 @@ def test_channels_last_changes_neither_outputs_nor_slopes() -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_gates_stand_on_the_device_of_the_model() -> None:
+def test_gates_are_on_the_models_device() -> None:
     model, split = small_cnn(), small_split()
     (expected,) = gate_gradients(model, split)
     (slopes,) = gate_gradients(model.cuda(), split.to("cuda"))

@@ -44,7 +44,7 @@ def test_without_normalization_the_raw_scores_are_compared() -> None:
 @PROPERTY
 @given(scores_of_layers)
 def test_ranks_count_from_zero_without_gaps_in_the_order_of_the_scores(scores: dict[str, torch.Tensor]) -> None:
-    """Traps, row 8: no NaN from a dead layer, and every filter has a rank of its own."""
+    """No NaN from a dead layer, and every filter has a rank of its own."""
     ranks = rank(scores)
     assert sorted(ranks["rank"]) == list(range(sum(len(s) for s in scores.values())))
     assert not ranks.isna().any(axis=None)
@@ -52,7 +52,7 @@ def test_ranks_count_from_zero_without_gaps_in_the_order_of_the_scores(scores: d
 
 
 def test_the_norm_of_each_layer_is_one_or_the_layer_is_dead() -> None:
-    """Traps, row 8: 0 / 0 would be NaN."""
+    """0 / 0 would be NaN."""
     ranks = rank({**SCORES, "dead": torch.zeros(3)})
     norms = (ranks["normalized"] ** 2).groupby(ranks["layer"]).sum()
     assert norms.to_dict() == pytest.approx({"a": 1, "b": 1, "dead": 0})
@@ -63,7 +63,6 @@ def test_scores_on_another_scale_rank_alike() -> None:
 
 
 def test_equal_scores_rank_in_the_order_of_layers_and_filters() -> None:
-    """Traps, row 8."""
     ranks = rank({"z": torch.ones(20), "a": torch.ones(20)})
     assert ranks["rank"].tolist() == list(range(40))
     assert lowest(ranks, 22) == Plan({"z": range(19), "a": (0, 1, 2)})
@@ -71,7 +70,6 @@ def test_equal_scores_rank_in_the_order_of_layers_and_filters() -> None:
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 def test_a_score_that_is_not_finite_is_refused_with_its_layer(bad: float) -> None:
-    """Traps, row 8."""
     message = r"the scores of 'conv' are not one finite number per filter: \[1\.0, (nan|inf)\]\. Is the model's loss"
     with pytest.raises(ValueError, match=message):
         rank({"conv": torch.tensor([1.0, bad])})
@@ -102,7 +100,6 @@ def test_without_normalization_the_penalty_is_taken_off_the_raw_scores() -> None
 
 
 def test_a_dead_layer_pays_too() -> None:
-    """Traps, row 8."""
     ranks = rank({**SCORES, "dead": torch.zeros(2)}, macs_penalty=1, macs={"a": 0.0, "b": 0.0, "dead": 0.25})
     assert ranks["normalized"].tolist()[-2:] == [-0.25, -0.25]
 
@@ -154,7 +151,7 @@ def test_ranking_changes_no_score() -> None:
 def test_lowest_removes_exactly_as_many_as_asked_or_says_how_many_it_can(
     scores: dict[str, torch.Tensor], n_filters: int, keep_at_least: int
 ) -> None:
-    """Traps, rows 5, 8 and 15: ties remove no more, floors hold, and what is asked for is what is achieved."""
+    """Ties remove no more, floors hold, and what is asked for is what is achieved."""
     ranks = rank(scores)
     free = {name: max(0, len(s) - keep_at_least) for name, s in scores.items()}
     if n_filters > sum(free.values()):
@@ -177,7 +174,6 @@ def test_lowest_removes_exactly_as_many_as_asked_or_says_how_many_it_can(
 
 
 def test_a_filter_that_the_floor_protects_stays_and_the_next_one_leaves() -> None:
-    """Traps, row 5."""
     ranks = rank({"low": torch.tensor([1.0, 1.0]), "high": torch.tensor([5.0, 6.0, 7.0])}, normalize=None)
     assert lowest(ranks, 2) == Plan({"low": (0,), "high": (0,)})
     assert lowest(ranks, 2, keep_at_least=0) == Plan({"low": (0, 1)})
@@ -185,7 +181,6 @@ def test_a_filter_that_the_floor_protects_stays_and_the_next_one_leaves() -> Non
 
 
 def test_asking_for_all_filters_names_what_was_asked_and_what_is_possible() -> None:
-    """Traps, rows 5 and 15."""
     message = "cannot remove 6 of 6 filters: with keep_at_least=1 in each of 2 layers, at most 4 can leave"
     with pytest.raises(ValueError, match=message):
         lowest(rank(SCORES), 6)
@@ -199,7 +194,6 @@ def test_removing_none_is_a_plan_that_removes_none() -> None:
 
 @pytest.mark.parametrize("n_filters", [0.5, 2.0, True, "2", None])
 def test_a_share_of_the_filters_is_not_taken_for_a_number_of_them(n_filters: Any) -> None:
-    """Traps, row 15."""
     with pytest.raises(TypeError, match="n_filters must be a whole number of filters, not"):
         lowest(rank(SCORES), n_filters)
     with pytest.raises(TypeError, match="keep_at_least must be a whole number of filters, not"):

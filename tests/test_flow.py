@@ -1,0 +1,88 @@
+"""What each operation does to the names of four filters: followed, merged or frozen with its reason."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from random_networks import Net
+from torch import Tensor, nn
+
+from cnnprune_utils.structure import Structure, analyse
+
+
+@torch.library.custom_op("cnnprune_tests::mixing", mutates_args=())
+def mixing(x: Tensor) -> Tensor:
+    return x.flip(1) * 2
+
+
+def found(operation: Callable[[Tensor], Any]) -> Structure:
+    """A convolution of 4 filters, 4 x 4 positions -> the operation -> a convolution over the whole of its result."""
+    conv, images = nn.Conv2d(1, 4, 1), torch.randn(2, 1, 4, 4)
+    shape = operation(conv(images)).shape
+    reader = nn.Conv2d(shape[1], 2, 1)
+    model = Net(lambda self, x: self.reader(operation(self.conv(x))), conv=conv, reader=reader)
+    return analyse(model, images)
+
+
+FOLLOWED: dict[str, Callable[[Tensor], Tensor]] = {
+    "flip": lambda x: x.flip(1),
+    "cat": lambda x: torch.cat([x, x.relu()], 1),
+    "repeat": lambda x: x.repeat(1, 3, 1, 1),
+    "softmax": lambda x: x.softmax(2),
+    "cumsum": lambda x: x.cumsum(3),
+    "roll": lambda x: x.roll(1, -1),
+    "pad": lambda x: F.pad(x, (1, 1)),
+    "reflect": lambda x: F.pad(x, (1, 1, 1, 1), mode="reflect"),
+    "index": lambda x: x[:, :, [2, 0]],
+    "slice": lambda x: x[..., 1:],
+    "where": lambda x: torch.where(x > 0, x, -x),
+    "clamp": lambda x: x.clamp(-1, 1),
+    "unshuffle": lambda x: F.pixel_unshuffle(x, 2),
+    "mean": lambda x: x - x.mean((2, 3), keepdim=True),
+    "var": lambda x: x / x.var((2, 3), keepdim=True),
+    "through a list": lambda x: torch.stack(list(x.unbind(2)), 2),
+    "through zeros": lambda x: torch.zeros_like(x).copy_(x),
+}
+MERGED: dict[str, tuple[int, Callable[[Tensor], Tensor]]] = {
+    "chunk": (2, lambda x: x.chunk(2, 1)[0] * x.chunk(2, 1)[1]),
+    "glu": (2, lambda x: F.glu(x, 1)),
+    "channel shuffle": (2, lambda x: F.channel_shuffle(x, 2)),
+    "flipped sum": (2, lambda x: x + x.flip(1)),
+    "pixel shuffle": (1, lambda x: F.pixel_shuffle(x, 2)),
+}
+FROZEN: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
+    "softmax": ("softmax over channels", lambda x: x.softmax(1)),
+    "mean": ("mean over channels", lambda x: x * x.mean(1, keepdim=True)),
+    "slice": ("cut at fixed channels", lambda x: x[:, 1:]),
+    "one": ("cut at fixed channels", lambda x: x[:, 1:2]),
+    "split": ("cut at fixed channels", lambda x: x.split([1, 3], 1)[1]),
+    "index": ("channels picked by their numbers", lambda x: x[:, [1, 0]]),
+    "roll": ("channels rolled by a fixed number", lambda x: x.roll(1, 1)),
+    "constant": ("joins it with numbers that no filter makes", lambda x: x + torch.arange(4.0).view(4, 1, 1)),
+    "product": ("matrix product", lambda x: (x.flatten(2).transpose(1, 2) @ torch.ones(4, 4)).mT.view(x.shape)),
+    "unknown": ("cdist_forward, which is not known to keep channels apart,", lambda x: torch.cdist(x, x)),
+    "custom": ("mixing, which is not known to keep channels apart,", mixing),
+    "bytes": ("its bytes are read as other numbers", lambda x: x.view(torch.int16).view(torch.float32)),
+    "numpy": ("its numbers leave PyTorch by numpy", lambda x: torch.from_numpy(x.detach().numpy())),
+}
+
+
+@pytest.mark.parametrize("operation", FOLLOWED.values(), ids=FOLLOWED)
+def test_followed_filters_stay_apart(operation: Callable[[Tensor], Tensor]) -> None:
+    structure = found(operation)
+    assert structure.layers.keys() == {"conv"}, structure.skipped
+    assert structure.layers["conv"].out_channels == 4
+
+
+@pytest.mark.parametrize(("n", "operation"), MERGED.values(), ids=MERGED)
+def test_merged_filters_are_removed_together(n: int, operation: Callable[[Tensor], Tensor]) -> None:
+    assert {layer.out_channels for layer in found(operation).layers.values()} == {n}
+
+
+@pytest.mark.parametrize(("reason", "operation"), FROZEN.values(), ids=FROZEN)
+def test_frozen_filters_have_a_reason(reason: str, operation: Callable[[Tensor], Tensor]) -> None:
+    structure = found(operation)
+    assert reason in structure.skipped["conv"]
+    assert not structure.layers
