@@ -42,9 +42,9 @@ from cnnprune_utils.criteria import (
 <<<<<<< HEAD
 from cnnprune_utils.gates import Gate, gate_gradients, mask
 =======
-from cnnprune_utils.data import Split
+from cnnprune_utils.batches import Split
 from cnnprune_utils.gates import gate_gradients, gated, mask
-from cnnprune_utils.models import CNN
+from cnnprune_utils.book import CNN
 >>>>>>> tests2
 from cnnprune_utils.plan import Plan, Scores, rank
 from cnnprune_utils.structure import prunable_layers

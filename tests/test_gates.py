@@ -31,9 +31,9 @@ from cnnprune_utils.book.cnn import CNN
 from cnnprune_utils.gates import gate_gradients, gated, mask
 =======
 from cnnprune_utils import gates
-from cnnprune_utils.data import Split
+from cnnprune_utils.batches import Split
 from cnnprune_utils.gates import GatedNetwork, gate_gradients
-from cnnprune_utils.models import CNN
+from cnnprune_utils.book import CNN
 >>>>>>> tests2
 from cnnprune_utils.plan import Plan
 from cnnprune_utils.structure import Structure, analyse
