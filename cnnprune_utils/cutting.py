@@ -56,14 +56,9 @@ def without(model: nn.Module, kept: Kept) -> nn.Module:
     smaller = {id(tensors[name]): _smaller(tensors[name], dims) for name, dims in kept.items()}
     rows = {id(tensors[name]): dims[0] for name, dims in kept.items() if 0 in dims}
     for module in small.modules():
-<<<<<<< HEAD
         kinds: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
         held = [(kind, name) for kind in kinds for name in kind]
-        changed = False
-=======
-        held = [(kind, name) for kind in (module._parameters, module._buffers) for name in kind]
         changed, kept_rows = False, rows.get(id(getattr(module, "weight", None)))
->>>>>>> tests2
         for kind, name in held:
             if id(kind[name]) in smaller:
                 kind[name] = smaller[id(kind[name])]
@@ -82,18 +77,12 @@ def _smaller(tensor: Tensor, dims: Mapping[int, Tensor]) -> Tensor:
     return nn.Parameter(result, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else result
 
 
-<<<<<<< HEAD
-def _record_sizes(module: nn.Module) -> None:
-    """Set what the module says of its sizes to those of its tensors: repr, torchinfo and forward read it."""
-    weight: Any = getattr(module, "weight", None)
-=======
 def _record_sizes(module: nn.Module, kept_rows: Tensor | None) -> None:
     """Set what the module says of its sizes to those of its tensors: repr, torchinfo and forward read it.
 
     The rows that a depthwise convolution keeps say how many of its channels are left.
     """
-    weight = getattr(module, "weight", None)
->>>>>>> tests2
+    weight: Any = getattr(module, "weight", None)
     if isinstance(module, _ConvNd):
         rows, columns = weight.shape[:2]
         multiplier = module.out_channels // module.groups

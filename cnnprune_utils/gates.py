@@ -53,13 +53,8 @@ class GatedNetwork(nn.Module):
     Attributes:
         network: a copy of the model, with the same parameters.
         structure: which filters the gates stand for.
-<<<<<<< HEAD
-        on_read: called in every forward pass with each reader (a key of ``structure.readers``), its input before the
-            gates, and the dimension of its channels; None for nobody.
-=======
         on_read: called with each reader (a key of ``structure.readers``), its input before the gates, and the
             dimension of its channels, in every forward pass; None for nobody.
->>>>>>> tests2
     """
 
     def __init__(self, model: nn.Module, structure: Structure) -> None:

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from cnnprune_utils import criteria
 from cnnprune_utils.batches import Split
+from cnnprune_utils.book import CNN
 from cnnprune_utils.book.cnn import CNN
 from cnnprune_utils.criteria import (
     CRITERIA,
@@ -39,13 +40,7 @@ from cnnprune_utils.criteria import (
     oracle_loss,
     taylor,
 )
-<<<<<<< HEAD
-from cnnprune_utils.gates import Gate, gate_gradients, mask
-=======
-from cnnprune_utils.batches import Split
 from cnnprune_utils.gates import gate_gradients, gated, mask
-from cnnprune_utils.book import CNN
->>>>>>> tests2
 from cnnprune_utils.plan import Plan, Scores, rank
 from cnnprune_utils.structure import prunable_layers
 

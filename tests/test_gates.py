@@ -25,16 +25,10 @@ from random_networks import (  # noqa: F401
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-<<<<<<< HEAD
-from cnnprune_utils.batches import Split
-from cnnprune_utils.book.cnn import CNN
-from cnnprune_utils.gates import gate_gradients, gated, mask
-=======
 from cnnprune_utils import gates
 from cnnprune_utils.batches import Split
-from cnnprune_utils.gates import GatedNetwork, gate_gradients
 from cnnprune_utils.book import CNN
->>>>>>> tests2
+from cnnprune_utils.gates import GatedNetwork, gate_gradients
 from cnnprune_utils.plan import Plan
 from cnnprune_utils.structure import Structure, analyse
 

@@ -30,8 +30,8 @@ from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
 from cnnprune_utils import gates, surgery
-from cnnprune_utils.gates import GatedNetwork
 from cnnprune_utils.book import CNN
+from cnnprune_utils.gates import GatedNetwork
 from cnnprune_utils.plan import Plan
 from cnnprune_utils.structure import Layer
 from cnnprune_utils.structure import prunable_layers as layers_of
