@@ -92,7 +92,7 @@ def _record_sizes(module: nn.Module, kept_rows: Tensor | None) -> None:
             module.in_channels, module.out_channels = rows, columns * module.groups
         else:
             if is_depthwise and kept_rows is not None:
-                module.groups = len((kept_rows // multiplier).unique())
+                module.groups = len(set((kept_rows // multiplier).tolist()))
             module.in_channels, module.out_channels = columns * module.groups, rows
     elif isinstance(module, nn.Linear):
         module.out_features, module.in_features = weight.shape

@@ -65,9 +65,7 @@ class GatedNetwork(nn.Module):
         self.network = copy_of(model, shared=True)
         self.structure = structure
         self.on_read: Callable[[tuple[str, int], Tensor, int], None] | None = None
-        tensors: dict[str, Tensor] = dict(self.network.named_parameters(remove_duplicate=False))
-        tensors |= dict(self.network.named_buffers(remove_duplicate=False))
-        like = next(tensors[weight] for weight, _ in structure.readers).detach()
+        like = next(p for p in self.network.parameters() if p.is_floating_point()).detach()
         self.gates = {name: Gate(like.new_ones(layer.out_channels)) for name, layer in structure.layers.items()}
         self._find_readers()
         self._filters = {reader: filters.to(like.device) for reader, filters in structure.readers.items()}
@@ -76,12 +74,14 @@ class GatedNetwork(nn.Module):
 
     def _find_readers(self) -> None:
         """Readers are known by their weights, which are others in a copy."""
-        tensors = dict(self.network.named_parameters(remove_duplicate=False))
-        tensors |= dict(self.network.named_buffers(remove_duplicate=False))
+        tensors: dict[str, Tensor] = {
+            **dict(self.network.named_parameters(remove_duplicate=False)),
+            **dict(self.network.named_buffers(remove_duplicate=False)),
+        }
         self._readers = {(id(tensors[weight]), dim): (weight, dim) for weight, dim in self.structure.readers}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._find_readers()
 
     def _columns_of(self, filters: Tensor) -> dict[str, int]:

@@ -27,7 +27,6 @@ from torch import Tensor, nn
 from cnnprune_utils import criteria
 from cnnprune_utils.batches import Split
 from cnnprune_utils.book import CNN
-from cnnprune_utils.book.cnn import CNN
 from cnnprune_utils.criteria import (
     CRITERIA,
     activation_mean,
