@@ -1,68 +1,16 @@
-"""What holds the repository together: its commands, the order of its modules, its citation; and it stands alone."""
+"""What holds the repository together: its commands, its README, its citation; and it stands alone."""
 
 from __future__ import annotations
 
-import ast
 import os
 import re
 import subprocess
 import tomllib
 from pathlib import Path
 
-import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGE = ROOT / "cnnprune_utils"
-
-# The flow of the book. A module imports only from those before it, so there are no circles.
-ORDER = [
-    "files",
-    "batches",
-    "training_state",
-    "training",
-    "plan",
-    "nodes",
-    "channels",
-    "structure",
-    "gates",
-    "criteria",
-    "surgery",
-    "book.cnn",
-    "saving",
-    "metrics",
-    "loop_state",
-    "loop",
-    "choice",
-    "exhaustive",
-    "book.apt",
-    "book.fetch",
-    "book.fashion_mnist",
-    "book.shipped",
-    "book.plots",
-    "board.facts",
-    "board.page",
-    "board.pictures",
-    "board.widget",
-    "command.groups",
-    "command.settings",
-    "command.parsing",
-    "command.folder",
-    "command.observer",
-    "command.served",
-    "command.store",
-    "command.console",
-    "command.tracking",
-    "command.ui",
-    "command.figures",
-    "command.work",
-    "command.steps",
-    "command.image_files",
-    "command.pictures",
-    "command.options",
-    "command.cli",
-    "command.__main__",
-]
 
 
 def text(name: str) -> str:
@@ -81,48 +29,6 @@ def project_files() -> list[Path]:
     if listed.returncode == 0:
         return [path for name in listed.stdout.split("\0") if name and (path := ROOT / name).is_file()]
     return [path for path in ROOT.rglob("*") if path.is_file() and not re.search(r"/(\.|build/)", str(path))]
-
-
-def modules() -> set[str]:
-    """Their names below the package, such as batches and command.cli."""
-    files = [path.relative_to(PACKAGE).with_suffix("") for path in PACKAGE.rglob("*.py") if path.stem != "__init__"]
-    return {".".join(file.parts) for file in files}
-
-
-def imports(module: str) -> set[str]:
-    """The modules of the package that a module imports, at its top or inside a function."""
-    found: set[str] = set()
-    parents = ("cnnprune_utils", *module.split(".")[:-1])
-    for node in ast.walk(ast.parse(text(f"cnnprune_utils/{module.replace('.', '/')}.py"))):
-        names: list[str] = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            base = ".".join([*parents[: len(parents) - node.level + 1], *filter(None, [node.module])])
-            base = base if node.level else str(node.module)
-            names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
-        found |= {name.removeprefix("cnnprune_utils.") for name in names if name.startswith("cnnprune_utils.")}
-    return found & modules()
-
-
-def test_the_order_names_every_module() -> None:
-    assert len(ORDER) == len(set(ORDER))
-    assert modules() == set(ORDER)
-
-
-@pytest.mark.parametrize("module", ORDER)
-def test_a_module_imports_only_from_those_before_it(module: str) -> None:
-    assert imports(module) <= set(ORDER[: ORDER.index(module)])
-
-
-def test_the_package_does_without_the_book_except_to_load_its_network() -> None:
-    core = [module for module in ORDER if "." not in module]
-    of_book = {(module, name) for module in core for name in imports(module) if name.startswith("book.")}
-    assert of_book == {("saving", "book.cnn")}
-
-
-def test_the_order_sees_the_imports_of_a_module_in_a_folder_too() -> None:
-    assert {"saving", "book.cnn", "command.folder", "command.pictures"} <= imports("command.cli")
 
 
 def test_ci_runs_the_two_commands_of_the_readme_in_their_order() -> None:

@@ -1,11 +1,15 @@
-"""What README promises beyond its two commands: the ten lines run, and the figure is the chapter's."""
+"""What README promises beyond its two commands: its lines of Python run, and the figure is the chapter's."""
 
 from __future__ import annotations
 
+import ast
+import contextlib
+import io
 import re
 import runpy
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,26 +24,68 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 
 
-def test_the_ten_lines_prune_a_resnet18_its_file_loads_and_a_budget_is_met(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    block, budget = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    lines = [line for line in block.splitlines() if line.strip()]
+BLOCKS = re.findall(r"```python\n(.*?)```(?:\n\n```text\n(.*?)```)?", README, flags=re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def names(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the blocks of Python define, executed one after the other; ``said`` and ``worth`` of each: see below."""
+    folder, found = tmp_path_factory.mktemp("readme"), dict[str, Any]()
+    torch.manual_seed(0)
+    said, worth = [], []
+    with contextlib.chdir(folder):
+        for block, _ in BLOCKS:
+            *lines, last = ast.parse(block).body
+            with contextlib.redirect_stdout(io.StringIO()) as printed:
+                exec(compile(ast.Module(lines, []), "README.md", "exec"), found)
+                if isinstance(last, ast.Expr):
+                    worth.append(eval(compile(ast.Expression(last.value), "README.md", "eval"), found))
+                else:
+                    exec(compile(ast.Module([last], []), "README.md", "exec"), found)
+            said.append(printed.getvalue())
+    return {**found, "folder": folder, "said": said, "worth": worth}
+
+
+def test_ten_lines_prune_a_resnet18(names: dict[str, Any]) -> None:
+    lines = [line for line in BLOCKS[0][0].splitlines() if line.strip()]
     assert len([line for line in lines if not line.startswith(("import", "from"))]) <= 10
-    monkeypatch.chdir(tmp_path)
-    names: dict[str, object] = {}
-    exec(compile(block, "README.md", "exec"), names)
-    exec(compile(budget, "README.md", "exec"), names)
     small, model = names["small"], names["model"]
-    assert isinstance(small, torch.nn.Module)
-    assert isinstance(model, torch.nn.Module)
     assert sum(p.numel() for p in small.parameters()) < 0.9 * sum(p.numel() for p in model.parameters())
+    loaded = load_model(names["folder"] / "small.safetensors", base=resnet18(num_classes=10)).eval()
+    images = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(loaded(images), small.eval()(images), rtol=0, atol=0)
+
+
+def test_all_imports_come_from_the_front_door() -> None:
+    imports = re.findall(r"^(?:from|import) (\S+)", "\n".join(block for block, _ in BLOCKS), flags=re.MULTILINE)
+    assert set(imports) == {"torch", "torchvision.models", "cnnprune_utils"}
+
+
+def test_what_is_printed_is_what_it_shows(names: dict[str, Any]) -> None:
+    assert names["said"] == [shown for _, shown in BLOCKS]
+    assert any(names["said"])
+
+
+def test_pruned_and_closed_agree(names: dict[str, Any]) -> None:
+    (apart,) = (value for value in names["worth"] if isinstance(value, float))
+    assert apart < 1e-4
+
+
+def test_widths_are_multiples_and_conv1_is_whole(names: dict[str, Any]) -> None:
+    small, smaller, more = (names[name] for name in ("small", "smaller", "more"))
+    assert 0 < more.n_filters <= 200
+    assert "conv1" not in more.remove
+    assert smaller.conv1.out_channels == small.conv1.out_channels
+    assert {smaller.get_submodule(name).out_channels % 8 for name in more.remove} == {0}
+    loaded = load_model(names["folder"] / "smaller.safetensors", base=resnet18(num_classes=10)).eval()
+    images = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(loaded(images), smaller.eval()(images), rtol=0, atol=0)
+
+
+def test_the_budget_is_met(names: dict[str, Any]) -> None:
     found = names["found"]
     assert isinstance(found, Compressed)
     assert found.history["parameters"].iloc[-1] <= 9_000_000 < found.history["parameters"].iloc[-2]
-    loaded = load_model("small.safetensors", base=resnet18(num_classes=10)).eval()
-    images = torch.rand(2, 3, 64, 64)
-    torch.testing.assert_close(loaded(images), small.eval()(images), rtol=0, atol=0)
 
 
 def test_the_commands_in_it_exist_with_their_flags_and_files() -> None:
