@@ -1,4 +1,4 @@
-"""ARCHITECTURE.md and CONTRIBUTING.md say what is true: the modules, who imports whom, files, commands, public names."""
+"""ARCHITECTURE.md, CONTRIBUTING.md and the API pages are true: modules, who imports whom, files, commands, names."""
 
 from __future__ import annotations
 

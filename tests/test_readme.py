@@ -29,21 +29,21 @@ BLOCKS = re.findall(r"```python\n(.*?)```(?:\n\n```text\n(.*?)```)?", README, fl
 
 @pytest.fixture(scope="module")
 def names(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What the blocks of Python define, executed one after the other; ``said`` and ``worth`` of each: see below."""
+    """What the blocks of Python define, executed in their order; what each printed, and the value of its last line."""
     folder, found = tmp_path_factory.mktemp("readme"), dict[str, Any]()
     torch.manual_seed(0)
-    said, worth = [], []
+    printed, values = [], []
     with contextlib.chdir(folder):
         for block, _ in BLOCKS:
             *lines, last = ast.parse(block).body
-            with contextlib.redirect_stdout(io.StringIO()) as printed:
+            with contextlib.redirect_stdout(io.StringIO()) as output:
                 exec(compile(ast.Module(lines, []), "README.md", "exec"), found)
                 if isinstance(last, ast.Expr):
-                    worth.append(eval(compile(ast.Expression(last.value), "README.md", "eval"), found))
+                    values.append(eval(compile(ast.Expression(last.value), "README.md", "eval"), found))
                 else:
                     exec(compile(ast.Module([last], []), "README.md", "exec"), found)
-            said.append(printed.getvalue())
-    return {**found, "folder": folder, "said": said, "worth": worth}
+            printed.append(output.getvalue())
+    return {**found, "folder": folder, "printed": printed, "values": values}
 
 
 def test_ten_lines_prune_a_resnet18(names: dict[str, Any]) -> None:
@@ -62,12 +62,12 @@ def test_all_imports_come_from_the_front_door() -> None:
 
 
 def test_what_is_printed_is_what_it_shows(names: dict[str, Any]) -> None:
-    assert names["said"] == [shown for _, shown in BLOCKS]
-    assert any(names["said"])
+    assert names["printed"] == [shown for _, shown in BLOCKS]
+    assert any(names["printed"])
 
 
 def test_pruned_and_closed_agree(names: dict[str, Any]) -> None:
-    (apart,) = (value for value in names["worth"] if isinstance(value, float))
+    (apart,) = (value for value in names["values"] if isinstance(value, float))
     assert apart < 1e-4
 
 
