@@ -109,7 +109,7 @@ def test_files_and_names_on_the_page_exist(page: str) -> None:
         homes = [ROOT, PACKAGE, PACKAGE / "command"]
         made = ("build/", ".venv/")
         assert path.startswith(made) or any((home / path).exists() for home in homes), f"{page}: there is no {path}"
-    source = "\n".join(path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py"))
+    source = "\n".join(path.read_text(encoding="utf-8") for path in [*PACKAGE.rglob("*.py"), ROOT / "Makefile"])
     for name in re.findall(r"`(_?[A-Z_]{4,})`", content):
         assert re.search(rf"^{name}\b", source, re.MULTILINE), f"{page}: there is no {name}"
 
@@ -117,7 +117,7 @@ def test_files_and_names_on_the_page_exist(page: str) -> None:
 def test_every_command_for_contributors_exists() -> None:
     content = text("CONTRIBUTING.md")
     targets = set(re.findall(r"^([a-z]+):.*## ", text("Makefile"), re.MULTILINE))
-    assert {"test", "outputs", "html"} <= set(re.findall(r"\bmake ([a-z]+)", content)) <= targets
+    assert {"test", "outputs", "html"} <= set(re.findall(r"(?:^|`)make ([a-z]+)", content, re.MULTILINE)) <= targets
     for name in re.findall(r"-m ([a-z_.]+)", content):
         assert find_spec(name) is not None, f"there is no module {name}"
     for file, words in re.findall(r"(tests/\w+\.py) -k (\w+)", content):
