@@ -133,13 +133,8 @@ def compress(
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         run = LoopState(model, target, keep_at_least, exclude, splits.train.images[:2])
         if folder is not None:
-            rates: dict[str, Any] = {
-                "updates": updates,
-                "learning_rate": learning_rate,
-                "macs_penalty": macs_penalty,
-                "seed": seed,
-            }
-            rates["exclude"] = sorted(run.excluded)
+            counts |= {"updates": updates, "seed": seed, "exclude": sorted(run.excluded)}
+            rates = {"learning_rate": learning_rate, "macs_penalty": macs_penalty}
             run.go_on_from(Path(folder), counts | rates | fingerprints(model, splits, target, criterion))
         if not run.rows:
             started, network = time.perf_counter(), copy_of(model)

@@ -394,7 +394,7 @@ def test_the_floor_stays_in_every_layer(trained: CNN, step: int, keep_at_least: 
 
 
 def test_widths_stay_multiples(trained: CNN) -> None:
-    target = Target(parameters=parameters(trained) // 2, multiple_of=2)
+    target = Target(parameters=parameters(trained) * 2 // 3, multiple_of=2)
     found = compress(trained, SPLITS, target=target, step=1, **NONE)
     left = {layer.name: layer.out_channels for layer in prunable_layers(found.network)}
     assert all(n % 2 == 0 for name, n in left.items() if name in found.plan.remove)
