@@ -11,6 +11,7 @@ from __future__ import annotations
 import linecache
 import sys
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
@@ -147,14 +148,14 @@ class Flow:
 
     def _place_state(self) -> None:
         """A vector of parameters carries its own names; a matrix has names along each dimension, and none by itself."""
-        tensors = {name: tensor for tensor, name in zip(_state_of(self.model), _names_of(self), strict=True)}
-        storages = [storage_of(tensor) for tensor in tensors.values() if tensor.numel()]
-        for name, tensor in tensors.items():
+        storages = Counter(storage_of(tensor) for tensor in self._state_tensors() if tensor.numel())
+        for tensor in self._state_tensors():
+            name = self._tensors[id(tensor)]
             if not tensor.numel():
                 continue
             key, long = storage_of(tensor), [dim for dim, size in enumerate(tensor.shape) if size > 1]
             self._state.add(key)
-            if storages.count(key) > 1:
+            if storages[key] > 1:
                 self.freeze_matrix(name, f"{name} shares its memory with another parameter")
             if len(long) == 1:
                 shape = [size if dim == long[0] else 1 for dim, size in enumerate(tensor.shape)]
@@ -162,9 +163,12 @@ class Flow:
             elif len(long) > 1:
                 self._matrices[key] = name
 
+    def _state_tensors(self) -> list[Tensor]:
+        return [*self.model.parameters(), *self.model.buffers()]
+
     def freeze_matrix(self, name: str, why: str) -> None:
         """Nothing along any dimension of the parameter ``name`` can be removed."""
-        whole = next(tensor for tensor in _state_of(self.model) if self._tensors[id(tensor)] == name)
+        whole = next(tensor for tensor in self._state_tensors() if self._tensors[id(tensor)] == name)
         for dim, size in enumerate(whole.shape):
             self.names.freeze(self.names.of(name, dim, size), why)
 
@@ -402,11 +406,3 @@ def _frames() -> Iterator[FrameType]:
     while frame is not None:
         yield frame
         frame = frame.f_back
-
-
-def _state_of(model: nn.Module) -> list[Tensor]:
-    return [*model.parameters(), *model.buffers()]
-
-
-def _names_of(flow: Flow) -> list[str]:
-    return [flow._tensors[id(tensor)] for tensor in _state_of(flow.model)]

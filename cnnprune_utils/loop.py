@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 import time
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -24,9 +26,9 @@ from .batches import Split, Splits
 from .criteria import taylor
 from .cutting import copy_of
 from .gates import GatedNetwork, closed, gated
-from .loop_state import Filter, LoopState, Target, fingerprints
+from .loop_state import Exclude, Filter, LoopState, Target, fingerprints
 from .metrics import macs_per_filter
-from .plan import Plan, Scores, rank
+from .plan import Plan, Scores, rank, turns
 from .structure import known
 from .surgery import prune
 from .training import evaluate, fit
@@ -81,6 +83,7 @@ def compress(
     n_images: int = 2000,
     macs_penalty: float = 0.0,
     keep_at_least: int = 1,
+    exclude: Exclude = (),
     patience: int = 3,
     seed: int = 0,
     folder: str | os.PathLike[str] | None = None,
@@ -108,6 +111,7 @@ def compress(
         n_images: how many of ``splits.train`` score and decide, the same ones in each step; at most all.
         macs_penalty: see :func:`cnnprune_utils.plan.rank`.
         keep_at_least: the floor: so many filters stay in each layer.
+        exclude: layers that lose no filter: names, or a function that says whether a name is one.
         patience: with ``target.points``: stop after so many steps in a row beyond the limit.
         seed: draws the images, their order, and what dropout drops.
         folder: keeps the state after each step; None for nowhere. After a kill, the same call goes on from the last
@@ -119,13 +123,18 @@ def compress(
     """
     counts: dict[str, Any] = {"step": step, "batch_size": batch_size, "shortlist": shortlist, "n_images": n_images}
     counts |= {"keep_at_least": keep_at_least, "patience": patience}
+    if target.multiple_of > 1 and shortlist != 1:
+        raise ValueError(
+            f"shortlist={shortlist} decides filter by filter, and {target} removes several at once: use shortlist=1."
+        )
     if updates < 0 or any(n is not None and n < 1 for n in counts.values()):
         raise ValueError(f"updates={updates} must be at least 0, and each of these at least 1: {counts}.")
     scored = splits.train.subset(min(n_images, len(splits.train)), seed)
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        run = LoopState(model, target, keep_at_least, splits.train.images[:2])
+        run = LoopState(model, target, keep_at_least, exclude, splits.train.images[:2])
         if folder is not None:
-            rates = {"updates": updates, "learning_rate": learning_rate, "macs_penalty": macs_penalty, "seed": seed}
+            counts |= {"updates": updates, "seed": seed, "exclude": sorted(run.excluded)}
+            rates = {"learning_rate": learning_rate, "macs_penalty": macs_penalty}
             run.go_on_from(Path(folder), counts | rates | fingerprints(model, splits, target, criterion))
         if not run.rows:
             started, network = time.perf_counter(), copy_of(model)
@@ -139,7 +148,7 @@ def compress(
                     shares = macs_per_filter(network, scored.images) if macs_penalty else None
                     ranks = rank(scores, macs_penalty=macs_penalty, macs=shares)
                     loss = partial(_loss_without, gated(network), scored, batch_size) if shortlist != 1 else None
-                    leaving = run.needed(_lowest(ranks, min(step, run.free), keep_at_least, shortlist, loss))
+                    leaving = run.needed(_lowest(run, ranks, min(step, run.free), shortlist, loss))
                     network = prune(network, run.plan(leaving))
                 run.add(leaving, network, _update(network, splits, updates, learning_rate, batch_size, drawn), started)
                 bar.update(len(leaving))
@@ -147,24 +156,28 @@ def compress(
 
 
 def _lowest(
+    run: LoopState,
     ranks: pd.DataFrame,
     n: int,
-    keep_at_least: int,
     shortlist: int | None,
     loss_without: Callable[[Sequence[Filter]], float] | None,
-) -> list[Filter]:
-    """``n`` filters, in the order in which they leave: ranks propose ``shortlist`` for each, and the loss decides."""
+) -> list[list[Filter]]:
+    """At least ``n`` filters, in steps, in the order in which they go: the ranks propose, and the loss decides."""
+    if loss_without is None:
+        steps = turns(ranks, run.keep_at_least, run.target.multiple_of, run.excluded)
+        enough = bisect_left(list(accumulate(map(len, steps))), n)
+        return steps[: enough + 1]
     by_rank = ranks.sort_values("rank")
-    queue = list(zip(by_rank["layer"], by_rank["filter"], strict=True))
+    queue = [f for f in zip(by_rank["layer"], by_rank["filter"], strict=True) if f[0] not in run.excluded]
     left = Counter(name for name, _ in queue)
     chosen: list[Filter] = []
     for _ in range(n):
-        proposed = [(name, k) for name, k in queue if left[name] > keep_at_least][:shortlist]
-        decided = min(proposed, key=lambda f: loss_without([*chosen, f])) if loss_without else proposed[0]
+        proposed = [(name, k) for name, k in queue if left[name] > run.keep_at_least][:shortlist]
+        decided = min(proposed, key=lambda f: loss_without([*chosen, f]))
         queue.remove(decided)
         left[decided[0]] -= 1
         chosen.append(decided)
-    return chosen
+    return [[filter_] for filter_ in chosen]
 
 
 def _loss_without(network: GatedNetwork, split: Split, batch_size: int, filters: Sequence[Filter]) -> float:

@@ -6,7 +6,7 @@ import json
 import re
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
@@ -18,10 +18,11 @@ from .batches import Splits
 from .cutting import without
 from .files import changes, fingerprint, write
 from .metrics import macs, parameters
-from .plan import Plan
+from .plan import Plan, excluded_layers, removable
 from .saving import load_model, save_model, to_bytes
 from .structure import Structure, analyse, known
 
+Exclude: TypeAlias = str | Iterable[str] | Callable[[str], bool]
 Filter: TypeAlias = tuple[str, int]
 """The name of its layer, and its number."""
 
@@ -38,6 +39,7 @@ class Target:
         macs: at most so many remain, for one image, as :func:`cnnprune_utils.metrics.macs` counts them.
         points: at most so many percentage points of validation accuracy are lost against the unpruned model. Alone, it
             asks for the smallest network that loses no more.
+        multiple_of: each layer that loses filters keeps a multiple of it, as in :func:`.plan.lowest`.
 
     Raises:
         ValueError: neither a size nor points, two sizes, or a number that is out of range.
@@ -47,6 +49,7 @@ class Target:
     parameters: int | None = None
     macs: int | None = None
     points: float | None = None
+    multiple_of: int = 1
 
     def __post_init__(self) -> None:
         sizes = [size for size in (self.filters, self.parameters, self.macs) if size is not None]
@@ -54,9 +57,14 @@ class Target:
             raise ValueError(f"{self}: give one of filters, parameters and macs, or points, or one of them and points.")
         if any(size < 0 for size in sizes) or not 0 <= (self.points or 0) <= 100:
             raise ValueError(f"{self}: a size must be at least 0, and points must lie between 0 and 100.")
+        if self.multiple_of < 1:
+            raise ValueError(f"{self}: multiple_of must be at least 1.")
 
     def __repr__(self) -> str:
-        return f"Target({', '.join(f'{name}={value}' for name, value in asdict(self).items() if value is not None)})"
+        given = {name: value for name, value in asdict(self).items() if value is not None}
+        if self.multiple_of == 1:
+            del given["multiple_of"]
+        return f"Target({', '.join(f'{name}={value}' for name, value in given.items())})"
 
     @property
     def size(self) -> str | None:
@@ -78,7 +86,7 @@ class Target:
 class LoopState:
     """Where the loop stands between two steps, in memory and, with a folder, on disk."""
 
-    def __init__(self, model: nn.Module, target: Target, keep_at_least: int, image: Tensor) -> None:
+    def __init__(self, model: nn.Module, target: Target, keep_at_least: int, exclude: Exclude, image: Tensor) -> None:
         self.model, self.target, self.keep_at_least, self.image = model, target, keep_at_least, image
         self.structure = analyse(model, image)
         self.layers = {name: layer.out_channels for name, layer in self.structure.layers.items()}
@@ -86,7 +94,8 @@ class LoopState:
         self.order: list[Filter] = []  # who left, first to last, in the numbering of the unpruned model
         self.networks: dict[int, nn.Module] = {}  # by step: the last one, and the closest
         self.folder: Path | None = None
-        floor = Plan({name: tuple(range(keep_at_least, n)) for name, n in self.layers.items()})
+        self.excluded = excluded_layers(self.layers, exclude)
+        floor = Plan({name: tuple(range(n - self.removable(name, n), n)) for name, n in self.layers.items()})
         smallest = self.sizes(without(model, self.structure.kept(floor)), floor.n_filters)
         if target.size and not target.reached(smallest):
             raise ValueError(
@@ -105,8 +114,12 @@ class LoopState:
 
     @property
     def free(self) -> int:
-        """How many filters the floors still let go."""
-        return sum(max(0, self.rows[-1][name] - self.keep_at_least) for name in self.layers)
+        """How many filters can still be removed."""
+        return sum(self.removable(name, self.rows[-1][name]) for name in self.layers)
+
+    def removable(self, name: str, n: int) -> int:
+        """How many filters of this layer can be removed where it has ``n``."""
+        return 0 if name in self.excluded else removable(n, self.keep_at_least, self.target.multiple_of)
 
     @property
     def closest(self) -> int:
@@ -126,16 +139,17 @@ class LoopState:
     def sizes(self, network: nn.Module, removed: int) -> dict[str, int]:
         return {"removed": removed, "parameters": parameters(network), "macs": macs(network, self.image)}
 
-    def needed(self, leaving: list[Filter]) -> list[Filter]:
-        """As few of them as reach the target, from the first on; else all."""
+    def needed(self, steps: list[list[Filter]]) -> list[Filter]:
+        """The filters of as few steps as reach the target, from the first on; else of all."""
 
         structure = self.structure_now
 
         def will_do(n: int) -> bool:
-            smaller = without(self.network, structure.kept(self.plan(leaving[:n])))
-            return self.target.reached(self.sizes(smaller, len(self.order) + n))
+            leaving = list(chain.from_iterable(steps[:n]))
+            smaller = without(self.network, structure.kept(self.plan(leaving)))
+            return self.target.reached(self.sizes(smaller, len(self.order) + len(leaving)))
 
-        return leaving[: 1 + bisect_left(range(1, len(leaving)), True, key=will_do)]
+        return list(chain.from_iterable(steps[: 1 + bisect_left(range(1, len(steps)), True, key=will_do)]))
 
     def kept(self) -> dict[str, list[int]]:
         """The original numbers of the filters that each layer has left."""

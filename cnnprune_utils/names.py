@@ -97,7 +97,7 @@ class Names:
         """Whether different names lie along ``dim``; what fits every name does not count."""
         if labels.shape[dim] < 2 or bool((labels == labels.narrow(dim, 0, 1)).all()):
             return False
-        labels = self.roots(labels)
+        labels = self.roots(self.core(labels))
         top = labels.amax(dim, keepdim=True)
         return not bool(((labels == top) | (labels == ANYBODY)).all())
 

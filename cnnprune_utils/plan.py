@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from types import MappingProxyType
@@ -192,35 +192,50 @@ def lowest(
     """
     n_filters, keep_at_least = _count("n_filters", n_filters), _count("keep_at_least", keep_at_least)
     multiple_of = _count("multiple_of", multiple_of, at_least=1)
-    excluded = _excluded(ranks, exclude)
-    ordered = ranks.sort_values("rank")
-    steps: list[tuple[int, str, list[int]]] = []  # highest rank in it, layer, filters
-    for name, group in ordered.groupby("layer", sort=False):
-        if name not in excluded:
-            filters, of_rank = group["filter"].tolist(), group["rank"].tolist()
-            steps += [
-                (of_rank[e - 1], str(name), filters[b:e]) for b, e in _steps(len(group), keep_at_least, multiple_of)
-            ]
+    excluded = excluded_layers(ranks["layer"].unique(), exclude)
+    steps = turns(ranks, keep_at_least, multiple_of, excluded)
     n_layers = ranks["layer"].nunique() - len(excluded)
     rules = f"keep_at_least={keep_at_least}" + (f" and multiple_of={multiple_of}" if multiple_of > 1 else "")
-    if n_filters > (n_free := sum(len(filters) for _, _, filters in steps)):
+    if n_filters > (n_free := sum(map(len, steps))):
         raise ValueError(
             f"cannot remove {n_filters} of {len(ranks)} filters: with {rules} in each of {n_layers} layers, at most "
             f"{n_free} can leave."
         )
     remove: dict[str, list[int]] = {}
     left = n_filters
-    for _, name, filters in sorted(steps):
-        if len(filters) <= left:
-            remove.setdefault(name, []).extend(filters)
-            left -= len(filters)
+    for step in steps:
+        if len(step) <= left:
+            for name, k in step:
+                remove.setdefault(name, []).append(k)
+            left -= len(step)
     if n_filters and not remove:
         raise ValueError(
             f"cannot remove {n_filters} of {len(ranks)} filters: with {rules}, at least "
-            f"{min(len(filters) for _, _, filters in steps)} leave a layer together. Ask for more, or for a smaller "
+            f"{min(map(len, steps))} leave a layer together. Ask for more, or for a smaller "
             "multiple_of."
         )
     return _in_layer_order(ranks, remove)
+
+
+def turns(
+    ranks: pd.DataFrame, keep_at_least: int = 1, multiple_of: int = 1, excluded: Collection[str] = ()
+) -> list[list[tuple[str, int]]]:
+    """Return which filters are removed together, (layer, number) each, in the order in which their turn comes.
+
+    The rules are those of :func:`lowest`; with ``multiple_of=1``, each filter has a turn of its own.
+    """
+    found: list[tuple[int, list[tuple[str, int]]]] = []  # with the highest rank in it
+    for name, group in ranks.sort_values("rank").groupby("layer", sort=False):
+        if name not in excluded:
+            filters, of_rank = group["filter"].tolist(), group["rank"].tolist()
+            for begin, end in _steps(len(group), keep_at_least, multiple_of):
+                found.append((of_rank[end - 1], [(str(name), k) for k in filters[begin:end]]))
+    return [filters for _, filters in sorted(found)]
+
+
+def removable(n: int, keep_at_least: int = 1, multiple_of: int = 1) -> int:
+    """Return how many of a layer's ``n`` filters :func:`lowest` may remove."""
+    return max((end for _, end in _steps(n, keep_at_least, multiple_of)), default=0)
 
 
 def _steps(n: int, keep_at_least: int, multiple_of: int) -> list[tuple[int, int]]:
@@ -229,13 +244,18 @@ def _steps(n: int, keep_at_least: int, multiple_of: int) -> list[tuple[int, int]
     return list(zip([0, *ends], ends, strict=False))
 
 
-def _excluded(ranks: pd.DataFrame, exclude: str | Iterable[str] | Callable[[str], bool]) -> set[str]:
-    names = [str(name) for name in ranks["layer"].unique()]
+def excluded_layers(names: Iterable[str], exclude: str | Iterable[str] | Callable[[str], bool]) -> set[str]:
+    """Return which of the layers ``exclude`` means: a name, names, or a function that says whether a name is meant.
+
+    Raises:
+        ValueError: a name is not among the layers.
+    """
+    names = list(names)
     if callable(exclude):
         return {name for name in names if exclude(name)}
     excluded = {exclude} if isinstance(exclude, str) else set(exclude)
     if unknown := sorted(excluded - set(names)):
-        raise ValueError(f"cannot exclude {', '.join(unknown)}: not in the ranks. There are: {', '.join(names)}.")
+        raise ValueError(f"cannot exclude {', '.join(unknown)}: there is no such layer. There are: {', '.join(names)}.")
     return excluded
 
 

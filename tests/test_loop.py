@@ -26,6 +26,7 @@ from cnnprune_utils import criteria, loop
 from cnnprune_utils.batches import Split, Splits
 from cnnprune_utils.book.cnn import CNN
 from cnnprune_utils.criteria import CRITERIA, magnitude, taylor
+from cnnprune_utils.flow import Flow
 from cnnprune_utils.gates import mask
 from cnnprune_utils.loop import Compressed, Target, TargetMissed, compress
 from cnnprune_utils.metrics import macs, macs_per_filter, parameters
@@ -390,6 +391,32 @@ def test_the_floor_stays_in_every_layer(trained: CNN, step: int, keep_at_least: 
     options = {"criterion": last_layer_first, "step": step, "keep_at_least": keep_at_least, **NONE}
     history = compress(trained, SPLITS, target=Target(points=100), **options).history
     assert history.iloc[-1][["network.0", "network.2", "network.4"]].tolist() == left
+
+
+def test_widths_stay_multiples(trained: CNN) -> None:
+    target = Target(parameters=parameters(trained) * 2 // 3, multiple_of=2)
+    found = compress(trained, SPLITS, target=target, step=1, **NONE)
+    left = {layer.name: layer.out_channels for layer in prunable_layers(found.network)}
+    assert all(n % 2 == 0 for name, n in left.items() if name in found.plan.remove)
+    assert target.reached(found.history.iloc[-1].to_dict())
+    with pytest.raises(ValueError, match=r"shortlist=2 decides filter by filter"):
+        compress(trained, SPLITS, target=target, shortlist=2, **NONE)
+
+
+@pytest.mark.parametrize("exclude", ["network.4", ["network.4"], lambda name: name == "network.4"])
+def test_excluded_layers_lose_nothing(trained: CNN, exclude: Any) -> None:
+    found = compress(trained, SPLITS, target=Target(filters=3), step=2, exclude=exclude, **NONE)
+    assert "network.4" not in found.plan.remove
+    assert found.plan.n_filters == 3
+    with pytest.raises(ValueError, match="out of reach"):
+        compress(trained, SPLITS, target=Target(filters=4), exclude=exclude, **NONE)
+
+
+def test_the_network_is_followed_once(trained: CNN, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = []
+    monkeypatch.setattr(Flow, "run", lambda self, *inputs, run=Flow.run: runs.append(1) or run(self, *inputs))
+    compress(trained, SPLITS, target=Target(filters=5), step=1, **NONE)
+    assert len(runs) == 3  # in eval mode without and with gradients, and in train mode
 
 
 def test_the_macs_penalty_goes_by_the_shares_of_the_network_as_it_is(
