@@ -60,7 +60,7 @@ def to_bytes(model: nn.Module, *, plan: Plan | None = None) -> bytes:
         return file.read_bytes()
 
 
-def load_model(path: str | os.PathLike[str], *, base: nn.Module | None = None) -> nn.Module:
+def load_model(path: str | os.PathLike[str], *, base: nn.Module | None = None, example: Any = None) -> nn.Module:
     """The model that :func:`save_model` wrote, on the CPU, with its dtypes. Loading runs no code from the file.
 
     Args:
@@ -68,6 +68,7 @@ def load_model(path: str | os.PathLike[str], *, base: nn.Module | None = None) -
         base: the unpruned network, for a file that holds a plan: a copy of it is pruned and gets the numbers of the
             file (and keeps the train/eval and ``requires_grad`` flags of ``base``); ``base`` is unchanged. The
             book's CNN needs none.
+        example: inputs that ``base`` takes: see :func:`.structure.prunable_layers`.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -91,7 +92,7 @@ def load_model(path: str | os.PathLike[str], *, base: nn.Module | None = None) -
             model.load_state_dict(tensors, assign=True)
             return model
         plan = Plan.from_json(json.dumps(header["plan"]))
-        model = (prune(base, plan) if plan.remove else copy.deepcopy(base)).cpu()
+        model = (prune(base, plan, example) if plan.remove else copy.deepcopy(base)).cpu()
         for name, tensor in model.state_dict(keep_vars=True).items():
             if name in tensors:
                 tensor.data = tensor.data.to(tensors[name].dtype)

@@ -279,7 +279,9 @@ def _sorted(model: nn.Module, flow: Flow, example: Example, trains: bool) -> Str
     produced = {name for several in producers.values() for name in several}
     for name, module in model.named_modules():
         if isinstance(module, _ConvNd) and name not in produced:
-            skipped.setdefault(name, flow.computed.get(name, "the network does not call it in eval mode"))
+            frozen = [names.why(root) for root in names.roots(names.ids.get((f"{name}.weight", 0), _NONE)).tolist()]
+            why = flow.computed.get(name) or next(filter(None, frozen), "the network does not call it in eval mode")
+            skipped.setdefault(name, why)
     owner = torch.full((names.count,), -1)
     owner[torch.tensor(roots, dtype=torch.int64)] = torch.arange(len(roots))
     owners = {key: owner[names.roots(ids)] for key, ids in names.ids.items()}
@@ -299,6 +301,7 @@ def _sorted(model: nn.Module, flow: Flow, example: Example, trains: bool) -> Str
     )
 
 
+_NONE = torch.zeros(0, dtype=torch.int64)
 _DEPTHWISE = "depthwise: each filter belongs to the channel that it reads"
 
 
