@@ -314,9 +314,11 @@ def _rows_are_examples(network: GatedNetwork, split: Split, loss: Loss) -> bool:
         return True
     try:
         both = _slopes(network, split.images[:2], split.labels[:2], loss)
+        alone = _slopes(network, split.images[:1], split.labels[:1], loss)
     except _RowsAreNotExamples:
         return False
-    alone = _slopes(network, split.images[:1], split.labels[:1], loss)
+    except Exception:  # the first batch raises it again, and then it speaks of that batch
+        return True
     return all(
         torch.allclose(
             both[n][0], alone[n][0], rtol=1e-3, atol=1e-3 * float(both[n].nan_to_num().abs().max()), equal_nan=True

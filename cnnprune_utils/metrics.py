@@ -72,13 +72,13 @@ def macs_per_filter(model: nn.Module, images: Tensor) -> dict[str, float]:
     gone = torch.zeros(structure.n_filters, dtype=torch.float64)
     for weight, passes in calls.passes.items():
         shape = model.get_parameter(weight).shape
-        left = torch.ones(structure.n_filters, dtype=torch.float64)  # the share of its numbers without each filter
+        left = torch.ones(structure.n_filters, dtype=torch.float64)  # its numbers without each filter
         for dim, size in enumerate(shape):
-            if (owners := structure.owners.get((weight, dim))) is not None:
-                left *= 1 - torch.bincount(owners[owners >= 0], minlength=structure.n_filters) / size
-        gone += passes * shape.numel() * (1 - left)
-    shares = structure.by_layer(gone / macs(model, images))
-    return {name: float(share.mean()) for name, share in shares.items()}
+            owners = structure.owners.get((weight, dim), torch.tensor([-1]))
+            left *= size - torch.bincount(owners[owners >= 0], minlength=structure.n_filters)
+        gone += passes * (shape.numel() - left)
+    total = macs(model, images)
+    return {name: float(each.mean()) / total for name, each in structure.by_layer(gone).items()}
 
 
 class _Weights(TorchFunctionMode):

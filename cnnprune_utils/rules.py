@@ -146,6 +146,8 @@ def _reshaped(flow: Flow, call: Call) -> Labels:
     """Dimensions are merged or split. Where one that has names is split, only one of the parts may have them."""
     (x,), (y,) = call.ins, call.outs
     labels = flow.labels(x)
+    if x.element_size() != y.element_size():
+        return flow.labels(y)  # which freezes them
     for old, new in _blocks(x.shape, y.shape):
         wide = [dim for dim in new if y.shape[dim] > 1]
         if len(wide) < 2 or not any(flow.names.varies(labels, dim) for dim in old):

@@ -51,7 +51,8 @@ class Layer:
         name: the first convolution that makes them.
         out_channels: how many can be removed one by one, and the length of their scores. Of a grouped convolution it is
             the channels of a group: the same place of each group is removed together.
-        producers: all layers that write these channels, in the order in which they are called.
+        producers: all layers that write these channels, in the order in which they are called. One that writes the
+            channels of several others, behind a cat, is a producer of each of their layers.
     """
 
     name: str
@@ -272,10 +273,11 @@ def _sorted(model: nn.Module, flow: Flow, example: Example, trains: bool) -> Str
         if why:
             skipped |= dict.fromkeys(map(layer_name, weights), why)
             continue
-        name, shared = layer_name(weights[0]), set(filters)
-        widths[name] = len(filters)
-        producers[name] = tuple(layer_name(weight) for weight, rs in written.items() if not shared.isdisjoint(rs))
-        roots += filters
+        for weight, own in _apart(weights, written).items():
+            name, shared = layer_name(weight), set(own)
+            widths[name] = len(own)
+            producers[name] = tuple(layer_name(w) for w, rs in written.items() if not shared.isdisjoint(rs))
+            roots += own
     produced = {name for several in producers.values() for name in several}
     for name, module in model.named_modules():
         if isinstance(module, _ConvNd) and name not in produced:
@@ -322,6 +324,28 @@ def _together(written: Mapping[str, list[int]]) -> list[list[str]]:
             groups.append(([weight], set(filters)))
     order = list(written)
     return [sorted(weights, key=order.index) for weights, _ in groups]
+
+
+def _apart(weights: list[str], written: Mapping[str, list[int]]) -> dict[str, list[int]]:
+    """Layers of the filters that these convolutions write, each under a name of its own.
+
+    A convolution may write what several others write side by side, behind a cat. Theirs are layers apart: where each
+    keeps a filter, nobody is left without any.
+    """
+    makers: dict[int, dict[str, None]] = {root: {} for weight in weights for root in written[weight]}
+    for weight, roots in written.items():
+        for root in makers.keys() & set(roots):
+            makers[root][weight] = None
+    alike: dict[tuple[str, ...], list[int]] = {}
+    for root, several in makers.items():
+        alike.setdefault(tuple(several), []).append(root)
+    layers: dict[str, list[int]] = {}
+    for several in sorted(alike, key=len):
+        name = next((weight for weight in weights if weight in several and weight not in layers), "")
+        if not name:  # more kinds of filters than convolutions
+            return {weights[0]: list(makers)}
+        layers[name] = alike[several]
+    return {weight: layers[weight] for weight in weights if weight in layers}
 
 
 def _without_fixed_sizes(model: nn.Module, structure: Structure) -> Structure:

@@ -199,8 +199,24 @@ class _Builder:
             parts.append((names, mine.union(*(part[1] for part in joined))))
         for names, mine in sorted(parts, key=lambda part: [*self.filters].index(part[0][0])):
             if not mine & frozen:
-                self.net.prunable[names[0]] = tuple(names)
-                self.net.widths[names[0]] = len(mine)
+                self.layers_apart(names)
+
+    def layers_apart(self, names: list[str]) -> None:
+        """Filters that the same convolutions make are a layer; what others make beside them is another."""
+        makers: dict[int, list[str]] = {}
+        for name in names:
+            for filter_ in dict.fromkeys(map(self.root, self.filters[name])):
+                makers.setdefault(filter_, []).append(name)
+        taken: dict[str, list[str]] = {}
+        for several in sorted(dict.fromkeys(map(tuple, makers.values())), key=len):
+            free = [name for name in several if name not in taken]
+            if not free:
+                self.net.prunable[names[0]], self.net.widths[names[0]] = tuple(names), len(makers)
+                return
+            taken[free[0]] = list(several)
+        for name in filter(taken.__contains__, names):
+            self.net.prunable[name] = tuple(taken[name])
+            self.net.widths[name] = sum(several == taken[name] for several in makers.values())
 
     def conv(self, v: int, out_channels: int | None = None, groups: int = 1) -> int:
         channels, height, width = self.shapes[v]

@@ -37,7 +37,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recipe, "TUNE_EPOCHS", 2)
 
 
-def test_every_table_is_printed_with_its_target_or_its_unit(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_table_has_its_target_or_its_unit(capsys: pytest.CaptureFixture[str]) -> None:
     bench.main(["--quick"])
     shown = capsys.readouterr().out
     assert re.findall(r"^(\d)\. ", shown, flags=re.MULTILINE) == [str(n) for n in range(1, 10)]
@@ -50,7 +50,7 @@ def test_every_table_is_printed_with_its_target_or_its_unit(capsys: pytest.Captu
     assert "nan" not in shown
 
 
-def test_a_table_that_does_not_exist_is_refused_with_those_that_do(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_table_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         bench.main(["spede"])
     assert (
@@ -59,14 +59,14 @@ def test_a_table_that_does_not_exist_is_refused_with_those_that_do(capsys: pytes
     )
 
 
-def test_interleaved_makes_every_call_in_turn_and_drops_the_round_that_warms_up() -> None:
+def test_interleaved_makes_every_call_in_turn() -> None:
     made: list[str] = []
     seconds = timing.interleaved({name: lambda name=name: made.append(name) for name in "ab"}, rounds=3)
     assert made == list("abababab")
     assert seconds.shape == (3, 2)
 
 
-def test_the_usual_recipe_scores_the_mean_absolute_product_of_every_element() -> None:
+def test_the_usual_recipes_scores() -> None:
     """Its plan is that of gradient times map, taken by hand from one batch."""
     torch.manual_seed(0)
     model = CNN()

@@ -58,7 +58,7 @@ def small(n: int = 40, seed: int = 0) -> tuple[CNN, Split]:
 # ------------------------------------------------------------------------------------------------------------- facts
 
 
-def test_facts_hold_what_all_subnetworks_measures_in_the_order_of_the_closed_numbers() -> None:
+def test_facts_hold_what_all_subnetworks_measures() -> None:
     model, split = small()
     before = snapshot(model)
     facts, table = measure(model, split), all_subnetworks(model, split)
@@ -83,7 +83,7 @@ def test_costs_are_those_of_networks_that_were_pruned() -> None:
     assert facts.costs[2, 3, 2] == (parameters(model), macs(model, split.images))
 
 
-def test_facts_travel_as_json_and_the_loss_loses_less_than_its_fourth_digit() -> None:
+def test_facts_travel_as_json() -> None:
     facts = measure(*small())
     same = Facts.from_json(facts.to_json(more=1))
     assert same.layers == facts.layers
@@ -104,14 +104,14 @@ def test_a_loss_of_zero_travels_too(rest: float) -> None:
     assert np.allclose(Facts.from_json(facts.to_json()).loss, facts.loss, rtol=1e-3, atol=1e-11)
 
 
-def test_a_plan_of_another_network_is_refused_with_the_layers_there_are() -> None:
+def test_a_plan_of_another_network_is_refused() -> None:
     facts = measure(*small())
     for plan in (Plan({"conv": (0,)}), Plan({"network.0": (2,)})):
         with pytest.raises(ValueError, match=r"network\.0 \(2 filters\), network\.2 \(3 filters\)"):
             facts.number(plan)
 
 
-def test_the_fingerprint_knows_the_weights_the_images_and_the_labels() -> None:
+def test_what_the_fingerprint_knows() -> None:
     model, split = small()
     other_labels = Split(split.images, (split.labels + 1) % 4)
     prints = {
@@ -127,9 +127,7 @@ def test_the_fingerprint_knows_the_weights_the_images_and_the_labels() -> None:
 # ---------------------------------------------------------------------------------------------------- the shipped file
 
 
-def test_the_shipped_file_is_of_the_committed_baseline_and_says_how_it_was_made(
-    baseline: nn.Module, splits: Splits
-) -> None:
+def test_the_shipped_file_is_of_the_committed_baseline(baseline: nn.Module, splits: Splits) -> None:
     facts, text = shipped(), shipped_json()
     assert len(text) < 100_000
     assert facts.fingerprint == identity(baseline, splits.validation)
@@ -140,7 +138,7 @@ def test_the_shipped_file_is_of_the_committed_baseline_and_says_how_it_was_made(
     assert json.loads(text)["measured"] == maker.MEASURED
 
 
-def test_random_rows_of_the_shipped_table_are_what_closed_gates_give(baseline: nn.Module, splits: Splits) -> None:
+def test_shipped_rows_are_what_closed_gates_give(baseline: nn.Module, splits: Splits) -> None:
     facts = shipped()
     generator = np.random.default_rng()  # other rows each time
     some = [facts.number(CHAPTER_4), 0, 2**14 - 1, *generator.integers(2**14, size=6).tolist()]
@@ -150,9 +148,7 @@ def test_random_rows_of_the_shipped_table_are_what_closed_gates_give(baseline: n
         assert facts.loss[closed] == pytest.approx(result.loss, rel=1e-4), facts.plan(closed)
 
 
-def test_the_shipped_scores_lead_to_chapter_4s_plan_and_the_best_to_chapter_8s(
-    baseline: nn.Module, splits: Splits
-) -> None:
+def test_shipped_scores_lead_to_the_chapters_plans(baseline: nn.Module, splits: Splits) -> None:
     facts = shipped()
     ranks = rank(taylor(baseline, splits.validation))
     assert facts.scores["rank"].tolist() == ranks["rank"].tolist()
@@ -174,7 +170,7 @@ def test_the_shipped_answers_are_the_networks_own(baseline: nn.Module, splits: S
         assert answers[:, closed].tolist() == predict(outputs, pictures).tolist()
 
 
-def test_making_the_file_again_gives_the_same_record_for_a_smaller_network() -> None:
+def test_making_the_file_again_gives_the_same_record() -> None:
     model, split = small()
     facts = measure(model, split)
     shown = Split(torch.rand(20, 1, 6, 5), torch.arange(20) % 10)
@@ -187,7 +183,7 @@ def test_making_the_file_again_gives_the_same_record_for_a_smaller_network() -> 
 # -------------------------------------------------------------------------------------------------- looking at pictures
 
 
-def test_outputs_by_contributions_are_those_of_closed_gates_for_every_combination() -> None:
+def test_outputs_are_those_of_closed_gates() -> None:
     model, split = small()
     before = snapshot(model)
     eyes, facts = Pictures(model, split), measure(model, split)
@@ -198,7 +194,7 @@ def test_outputs_by_contributions_are_those_of_closed_gates_for_every_combinatio
     assert_unchanged(model, before)
 
 
-def test_maps_are_what_reaches_the_gates_with_the_gates_before_them_closed() -> None:
+def test_maps_are_what_reaches_the_gates() -> None:
     model, split = small()
     eyes = Pictures(model, split)
     x = split.images[:1]
@@ -222,7 +218,7 @@ def test_maps_that_were_pooled_keep_their_shape() -> None:
     assert {m.shape for m in Pictures(model, split).maps(1, 0)} <= {(4, 4), (8, 8)}
 
 
-def test_grey_cuts_off_what_lies_outside_and_takes_a_map_of_zeros() -> None:
+def test_grey_cuts_off_what_lies_outside() -> None:
     assert grey(np.array([-1, 0, 0.5, 1, 2], np.float32), 1.0).tolist() == [0, 0, 128, 255, 255]
     assert grey(np.zeros(2, np.float32), 0.0).tolist() == [0, 0]
 
@@ -230,7 +226,7 @@ def test_grey_cuts_off_what_lies_outside_and_takes_a_map_of_zeros() -> None:
 # ---------------------------------------------------------------------------------------------------------- the widget
 
 
-def test_without_anywidget_the_board_says_what_to_install_and_the_package_works(tmp_path: Path) -> None:
+def test_without_anywidget_the_package_works(tmp_path: Path) -> None:
     code = "\n".join(
         [
             "import importlib.util, sys",
@@ -261,7 +257,7 @@ def open_widget(widget: Any) -> Any:
     return widget
 
 
-def test_the_books_board_is_there_at_once_with_the_shipped_numbers(open_widget: Any) -> None:
+def test_the_books_board_has_the_shipped_numbers(open_widget: Any) -> None:
     assert open_widget.known is shipped()
     record = json.loads(open_widget.facts)
     assert record["correct"] == json.loads(shipped_json())["correct"]
@@ -270,9 +266,7 @@ def test_the_books_board_is_there_at_once_with_the_shipped_numbers(open_widget: 
     assert open_widget.view["changed"]["n"] == 0
 
 
-def test_what_the_browser_sends_is_answered_with_maps_and_the_answers_that_changed(
-    open_widget: Any, baseline: nn.Module, splits: Splits
-) -> None:
+def test_the_browser_is_answered(open_widget: Any, baseline: nn.Module, splits: Splits) -> None:
     sent: list[Any] = []
     open_widget.observe(lambda change: sent.append(change["new"]), "view")
     state = {"closed": shipped().number(CHAPTER_4), "picture": 3}
@@ -316,7 +310,7 @@ def test_a_switch_is_answered_within_100_ms(widget: Any, baseline: nn.Module, sp
     assert statistics.median(seconds[:6]) < 0.1  # the first two layers
 
 
-def test_another_network_is_measured_and_has_a_board_too() -> None:
+def test_another_network_has_a_board_too() -> None:
     pytest.importorskip("anywidget")
     model, split = small()
     mine: Any = board(model, split, class_names=("a", "b"), n_pictures=10)
@@ -327,7 +321,7 @@ def test_another_network_is_measured_and_has_a_board_too() -> None:
     assert mine.known.fingerprint == identity(model, split)
 
 
-def test_a_network_that_cannot_have_a_board_is_refused_before_anything_is_measured() -> None:
+def test_a_network_without_a_board_is_refused_at_once() -> None:
     pytest.importorskip("anywidget")
     with pytest.raises(ValueError, match="at_most"):
         board(CNN((8, 12, 8), image_size=4), Split(torch.rand(3, 1, 4, 4), torch.tensor([0, 1, 2])))
@@ -336,7 +330,7 @@ def test_a_network_that_cannot_have_a_board_is_refused_before_anything_is_measur
 # ------------------------------------------------------------------------------------------------------------ the page
 
 
-def test_the_script_is_classic_small_and_asks_nobody_for_anything() -> None:
+def test_the_script_is_small_and_asks_nobody() -> None:
     script, style = page.script(), page.style()
     assert len(script) + len(style) < 100_000
     assert not re.search(r"^\s*(import|export)\b|import\(|fetch\(|XMLHttpRequest", script, flags=re.MULTILINE)
@@ -454,9 +448,7 @@ def expected(plan: Plan, baseline: nn.Module, splits: Splits) -> dict[str, str]:
     }
 
 
-def test_chapter_4s_plan_clicked_together_shows_the_numbers_that_python_computes(
-    open_page: Open, baseline: nn.Module, splits: Splits
-) -> None:
+def test_a_plan_clicked_together_shows_pythons_numbers(open_page: Open, baseline: nn.Module, splits: Splits) -> None:
     tab = open_page()
     assert numbers(tab)["Accuracy"] == "89.60 %"
     close(tab, CHAPTER_4)
@@ -483,7 +475,7 @@ def test_a_switch_changes_all_numbers_within_100_ms(open_page: Open) -> None:
     assert statistics.median(milliseconds) < 100
 
 
-def test_taylors_advice_is_lowest_and_the_oracles_is_greedy_until_each_layer_has_one_filter(open_page: Open) -> None:
+def test_advice_of_taylor_and_of_the_oracle(open_page: Open) -> None:
     tab, facts = open_page(), shipped()
     for n in range(1, 12):
         tab.get_by_role("button", name="Taylor says").click()
@@ -526,9 +518,7 @@ def test_an_empty_layer_has_its_accuracy_and_no_costs(open_page: Open) -> None:
     assert "A layer is empty" in tab.get_by_role("status").inner_text()
 
 
-def test_the_answers_that_changed_and_the_maps_are_pythons(
-    open_page: Open, baseline: nn.Module, splits: Splits
-) -> None:
+def test_changed_answers_and_maps_are_pythons(open_page: Open, baseline: nn.Module, splits: Splits) -> None:
     tab, shown = open_page(), maker.pictures(splits.validation)
     close(tab, CHAPTER_4)
     now, whole = predict(mask(baseline, CHAPTER_4), shown), predict(baseline, shown)
@@ -555,7 +545,7 @@ def test_the_answers_that_changed_and_the_maps_are_pythons(
         assert np.abs(np.array(mine, int).reshape(28, 28) - theirs).max() <= 1
 
 
-def test_everything_works_with_the_keyboard_and_the_focus_is_seen(open_page: Open) -> None:
+def test_everything_works_with_the_keyboard(open_page: Open) -> None:
     tab = open_page()
     focused: list[str] = []
     for _ in range(6 + 2 + 14):
@@ -577,7 +567,7 @@ def test_everything_works_with_the_keyboard_and_the_focus_is_seen(open_page: Ope
     assert tab.get_by_role("status").get_attribute("role") == "status"
 
 
-def test_a_picture_that_is_chosen_is_read_out_and_the_focus_stays_on_its_button(open_page: Open) -> None:
+def test_a_chosen_picture_is_read_out(open_page: Open) -> None:
     tab = open_page()
     close(tab, CHAPTER_4)
     button = tab.locator(".gb-changed button").nth(1)
@@ -590,7 +580,7 @@ def test_a_picture_that_is_chosen_is_read_out_and_the_focus_stays_on_its_button(
     assert "9 of 14 gates closed" in status.inner_text()
 
 
-def test_the_switches_have_knobs_in_the_systems_own_colours(open_page: Open) -> None:
+def test_knobs_have_the_systems_own_colours(open_page: Open) -> None:
     tab = open_page(forced_colors="active")
     close(tab, Plan({"network.0": (0,)}))
     colours = tab.evaluate(
@@ -618,7 +608,7 @@ def test_a_phones_width_holds_the_board(open_page: Open, width: int) -> None:
     ("system", "theme", "dark"),
     [("light", None, False), ("dark", None, True), ("light", "dark", True), ("dark", "light", False)],
 )
-def test_light_and_dark_follow_the_theme_then_the_system_and_axe_finds_nothing_serious(
+def test_light_and_dark_and_axe_finds_nothing_serious(
     open_page: Open, system: str, theme: str | None, dark: bool
 ) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
@@ -632,7 +622,7 @@ def test_light_and_dark_follow_the_theme_then_the_system_and_axe_finds_nothing_s
     assert [(v["id"], v["nodes"][0]["html"]) for v in found if v["impact"] in ("serious", "critical")] == []
 
 
-def test_two_boards_share_no_id_though_each_loads_the_script_anew(open_page: Open) -> None:
+def test_two_boards_share_no_id(open_page: Open) -> None:
     tab = open_page()
     tab.evaluate("document.querySelector('[data-ready]').removeAttribute('data-gate-board')")
     tab.evaluate("document.querySelector('main').append(document.createElement('p'))")
@@ -709,9 +699,7 @@ def notebook(browser: Any, open_widget: Any) -> Iterator[Any]:
     assert problems == []
 
 
-def test_the_widgets_module_shows_what_python_answers_and_follows_a_plan_set_there(
-    notebook: Any, open_widget: Any, baseline: nn.Module, splits: Splits
-) -> None:
+def test_the_widget_follows_python(notebook: Any, open_widget: Any, baseline: nn.Module, splits: Splits) -> None:
     tab = notebook
     assert numbers(tab)["Accuracy"] == "89.60 %"
     close(tab, Plan({"network.4": (0, 7)}))
@@ -730,7 +718,7 @@ def test_the_widgets_module_shows_what_python_answers_and_follows_a_plan_set_the
     assert "Set elsewhere" in tab.get_by_role("status").inner_text()
 
 
-def test_where_the_focused_answer_no_longer_differs_the_focus_moves_to_the_picture(notebook: Any) -> None:
+def test_focus_moves_where_an_answer_no_longer_differs(notebook: Any) -> None:
     close(notebook, CHAPTER_4)
     notebook.locator(".gb-changed button").last.focus()
     notebook.evaluate("fromPython({ closed: 0 })")
@@ -771,7 +759,7 @@ def test_the_page_says_what_is_measured_and_on_what(open_page: Open) -> None:
 # ------------------------------------------------------------------------------------------------- the page's sentences
 
 
-def test_the_numbers_in_the_pages_text_are_the_shipped_ones() -> None:
+def test_the_pages_numbers_are_the_shipped_ones() -> None:
     text = re.sub(r"\s+", " ", (ROOT / "site" / "board.md").read_text(encoding="utf-8"))
     facts = shipped()
     assert "all 16,384 of them" in text

@@ -44,7 +44,7 @@ def exchanges(plan: Plan, widths: dict[str, int]) -> list[Plan]:
 
 
 @pytest.mark.parametrize("criterion", [taylor, magnitude])
-def test_a_shortlist_of_one_follows_the_criterion_filter_by_filter(criterion) -> None:
+def test_a_shortlist_of_one_follows_the_criterion(criterion) -> None:
     """In the model's numbering, which shifts in the network that is left."""
     model, images = cnn(), split()
     left = {"network.0": [0, 1], "network.2": [0, 1, 2], "network.4": [0, 1, 2, 3]}
@@ -60,7 +60,7 @@ def test_a_shortlist_of_one_follows_the_criterion_filter_by_filter(criterion) ->
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("n", [1, 3, 5])
-def test_with_everything_on_the_shortlist_no_exchange_lowers_the_loss(seed: int, n: int) -> None:
+def test_no_exchange_lowers_the_loss(seed: int, n: int) -> None:
     model, images = cnn(seed), split()
     plan = choose(model, images, n, shortlist=9)
     loss = evaluate(mask(model, plan), images).loss
@@ -69,7 +69,7 @@ def test_with_everything_on_the_shortlist_no_exchange_lowers_the_loss(seed: int,
     assert all(loss <= evaluate(mask(model, other), images).loss + 1e-6 for other in exchanges(plan, widths))
 
 
-def test_a_filter_comes_back_when_a_pair_without_it_does_better_also_at_the_floor() -> None:
+def test_a_filter_comes_back_for_a_better_pair() -> None:
     """Four filters add 1.4, -0.9, 1.3 and 1.6 to one of two outputs, on images of which three in four are of its class:
     the loss is lowest where the sum is ln 3 = 1.1. Alone, 1.6 leaves; of all pairs, 1.4 and 1.3.
     """
@@ -83,7 +83,7 @@ def test_a_filter_comes_back_when_a_pair_without_it_does_better_also_at_the_floo
         assert chosen == {1: (3,), 2: (0, 2)}
 
 
-def test_on_the_books_network_the_choice_is_among_the_best_of_its_size(splits: Splits) -> None:
+def test_on_the_books_network_it_is_among_the_best(splits: Splits) -> None:
     model, images = checkpoint("baseline"), splits.validation.subset(300)
     table = all_subnetworks(model, images)
     for n in (3, 6, 8):
@@ -104,7 +104,7 @@ def test_channels_that_meet_leave_together() -> None:
     prune(model, plan)
 
 
-def test_each_layer_keeps_its_floor_and_too_many_are_refused() -> None:
+def test_each_layer_keeps_its_floor() -> None:
     model = cnn()
     plan = choose(model, split(), 3, keep_at_least=2)
     widths = {"network.0": 2, "network.2": 3, "network.4": 4}
@@ -116,7 +116,7 @@ def test_each_layer_keeps_its_floor_and_too_many_are_refused() -> None:
     assert choose(model, split(), 0) == Plan({})
 
 
-def test_the_model_is_unchanged_also_when_the_criterion_raises() -> None:
+def test_a_criterion_that_raises_changes_nothing() -> None:
     model = cnn().train()
     before = snapshot(model)
     choose(model, split(), 4)

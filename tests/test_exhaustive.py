@@ -116,7 +116,7 @@ def test_the_books_network_in_single_precision(splits: Splits) -> None:
 
 
 @pytest.mark.parametrize("make", NETWORKS)
-def test_there_is_one_row_for_every_subset_in_the_order_of_size_and_filters(make: Any) -> None:
+def test_there_is_one_row_for_every_subset(make: Any) -> None:
     model = make()
     table = all_subnetworks(model, small_split(3))
     layers = prunable_layers(model, small_split(2).images)
@@ -132,23 +132,21 @@ def test_there_is_one_row_for_every_subset_in_the_order_of_size_and_filters(make
     assert all(removed == sum(map(len, filters)) for removed, *filters in keys)
 
 
-def test_emptied_says_whether_a_layer_has_no_filter_left() -> None:
+def test_emptied_says_whether_a_layer_is_empty() -> None:
     table = all_subnetworks(cnn(), small_split(3))
     expected = [a == (0, 1) or b == (0, 1, 2) for a, b in zip(table["network.0"], table["network.2"], strict=True)]
     assert table["emptied"].tolist() == expected
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 100])
-def test_neither_the_batch_size_nor_the_size_of_a_chunk_matters(
-    batch_size: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_neither_batch_size_nor_chunk_size_matters(batch_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = all_subnetworks(cnn(), small_split())
     monkeypatch.setattr(exhaustive, "_AT_ONCE", 100)
     table = all_subnetworks(cnn(), small_split(), batch_size=batch_size)
     pd.testing.assert_frame_equal(table, expected, rtol=1e-12)
 
 
-def test_outputs_too_large_to_be_exponentiated_give_a_finite_loss() -> None:
+def test_large_outputs_give_a_finite_loss() -> None:
     model = cnn()
     with torch.no_grad():
         model.network[-1].weight *= 1e6
@@ -180,7 +178,7 @@ def test_no_gradient_is_prepared(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(seen) == {False}
 
 
-def test_an_error_in_the_second_batch_leaves_the_model_as_it_was() -> None:
+def test_an_error_leaves_the_model_as_it_was() -> None:
     model, split = with_norms_pools_and_dropout().train(), small_split()
     split.labels[-1] = 99
     before = snapshot(model)
@@ -189,7 +187,7 @@ def test_an_error_in_the_second_batch_leaves_the_model_as_it_was() -> None:
     assert_unchanged(model, before)
 
 
-def test_more_sub_networks_than_allowed_are_refused_with_their_count() -> None:
+def test_too_many_sub_networks_are_refused() -> None:
     message = r"CNN has 2\*\*5 sub-networks, for the 5 filters .* and at_most=31\. .* raise at_most .* gates\.mask"
     with pytest.raises(ValueError, match=message):
         all_subnetworks(cnn(), small_split(), at_most=31)
@@ -233,13 +231,13 @@ def conv_relu() -> list[nn.Module]:
     ],
     ids=["two linear layers", "softmax", "flattened convolution", "convolution", "two outputs", "two readers"],
 )
-def test_a_network_whose_outputs_are_no_sums_over_a_layer_is_refused(model: nn.Module, reads: str, output: str) -> None:
+def test_outputs_that_are_no_sums_are_refused(model: nn.Module, reads: str, output: str) -> None:
     message = rf"no layer of \w+ is read by one nn\.Linear alone .* this: {reads}; .* of {output}\. Measure the"
     with pytest.raises(ValueError, match=message):
         all_subnetworks(model.double(), small_split())
 
 
-def test_a_network_without_prunable_layers_is_refused_with_the_reasons() -> None:
+def test_a_network_without_layers_is_refused() -> None:
     with pytest.raises(ValueError, match="no filter of Linear can be removed"):
         all_subnetworks(nn.Linear(7, 2).double(), small_split())
 
@@ -260,20 +258,20 @@ def test_a_plan_that_is_not_in_the_table_is_refused(remove: dict[str, tuple[int,
         percentile(hand_made(), Plan(remove))
 
 
-def test_the_best_of_each_size_is_the_most_accurate_one_then_that_of_lower_loss_with_no_layer_emptied() -> None:
+def test_the_best_of_each_size() -> None:
     best = best_of_each_size(hand_made())
     assert best["removed"].tolist() == [0, 1]
     assert plan_of(best.loc[1]) == Plan({"a": (1,)})
 
 
-def test_the_order_of_the_rows_does_not_change_the_best_or_a_percentile() -> None:
+def test_the_order_of_the_rows_does_not_matter() -> None:
     table, plan = all_subnetworks(cnn(), small_split()), Plan({"network.2": (1,)})
     backwards = table[::-1]
     assert best_of_each_size(backwards).equals(best_of_each_size(table))
     assert percentile(backwards, plan) == percentile(table, plan)
 
 
-def test_a_percentile_is_the_share_of_sub_networks_of_the_same_size_that_are_not_more_accurate() -> None:
+def test_a_percentile_is_a_share_of_the_same_size() -> None:
     accuracies = [0.5, 0.6, 0.6, 0.8]
     rows = [(1, (k,), 0.0, accuracy, False) for k, accuracy in enumerate(accuracies)]
     others = [(1, (4,), 0.0, 0.99, True), (0, (), 0.0, 0.99, False), (2, (0, 1), 0.0, 0.1, False)]

@@ -275,7 +275,7 @@ def test_a_loss_that_raises_changes_nothing() -> None:
     model = small_cnn().train()
     network = mask(model, Plan({"network.0": (1,)}))
     before, before_network = snapshot(model), snapshot(network)
-    calls = iter([False, True])
+    calls = iter([False, False, False, True])  # two of a trial, and the first batch
 
     def loss(outputs: Tensor, labels: Tensor, reduction: str) -> Tensor:
         if next(calls):
@@ -309,15 +309,15 @@ def test_slopes_inside_no_grad_and_of_frozen() -> None:
     ("loss", "given"),
     [
         (lambda outputs, labels, reduction: F.cross_entropy(outputs, labels), r"shape \(\)"),
-        (lambda outputs, labels, reduction: outputs, r"shape \(2, 3\)"),
+        (lambda outputs, labels, reduction: outputs, r"shape \(10, 3\)"),
         (lambda outputs, labels, reduction: 0.5, "0.5"),
     ],
 )
 def test_a_reduced_loss_is_refused(loss: Any, given: str) -> None:
     """A loss reduced over the batch would make the scores depend on its size."""
-    message = rf'loss\(outputs, labels, reduction="none"\) must return .* shape \(2,\); it returned {given}\.'
+    message = rf'loss\(outputs, labels, reduction="none"\) must return .* shape \(10,\); it returned {given}\.'
     with pytest.raises(ValueError, match=message):
-        list(gate_gradients(small_cnn(), small_split(), loss=loss))
+        list(gate_gradients(small_cnn(), small_split(10), loss=loss))
 
 
 def test_a_loss_without_a_gradient_is_refused() -> None:

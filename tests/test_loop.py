@@ -172,9 +172,7 @@ def test_the_last_step_removes_only_what_is_missing(trained: CNN) -> None:
 
 
 @pytest.mark.parametrize("target", [Target(parameters=300), Target(macs=9000)])
-def test_within_a_step_filters_leave_in_the_order_of_their_ranks_until_the_size_is_reached(
-    trained: CNN, target: Target
-) -> None:
+def test_filters_leave_in_the_order_of_their_ranks(trained: CNN, target: Target) -> None:
     network, _, history = compress(trained, SPLITS, target=target, step=4, **NONE)
     before, removed = history["removed"].iloc[-2:]
     start = compress(trained, SPLITS, target=Target(filters=int(before)), step=4, **NONE).network
@@ -187,14 +185,14 @@ def test_within_a_step_filters_leave_in_the_order_of_their_ranks_until_the_size_
 
 
 @pytest.mark.parametrize("target", [Target(filters=0), Target(parameters=10**6), Target(macs=12_289 * 4)])
-def test_a_size_that_the_model_has_already_gives_a_copy_of_it(trained: CNN, target: Target) -> None:
+def test_a_size_that_is_reached_gives_a_copy(trained: CNN, target: Target) -> None:
     network, plan, history = compress(trained, SPLITS, target=target)
     assert_same_network(network, trained)
     assert not {id(p) for p in network.parameters()} & {id(p) for p in trained.parameters()}
     assert (plan, len(history)) == (Plan({}), 1)
 
 
-def test_points_alone_give_the_smallest_network_that_loses_no_more(trained: CNN) -> None:
+def test_points_alone_give_the_smallest_network(trained: CNN) -> None:
     network, plan, history = compress(trained, SPLITS, target=Target(points=10), **NONE)
     lost = 100 * (history["accuracy_after"][0] - history["accuracy_after"])
     within = history[lost <= 10 + 1e-9].iloc[-1]
@@ -213,7 +211,7 @@ def test_points_alone_give_the_smallest_network_that_loses_no_more(trained: CNN)
         ([0.9, 0.91, 0.8, 0.8, 0.88], 4, 1),
     ],
 )
-def test_with_points_alone_it_goes_on_until_patience_or_the_filters_end(
+def test_points_alone_go_on_until_patience_ends(
     trained: CNN, monkeypatch: pytest.MonkeyPatch, accuracies: list[float], steps: int, best: int
 ) -> None:
     script(monkeypatch, *accuracies)
@@ -231,9 +229,7 @@ def test_a_loss_of_exactly_the_limit_is_within_it(
     assert compress(trained, SPLITS, target=Target(points=points)).plan.n_filters == 1
 
 
-def test_with_size_and_points_the_size_is_given_if_the_accuracy_allows(
-    trained: CNN, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_size_and_points_give_the_size_if_allowed(trained: CNN, monkeypatch: pytest.MonkeyPatch) -> None:
     script(monkeypatch, 0.9, 0.9, 0.88, 0.895)
     assert compress(trained, SPLITS, target=Target(filters=3, points=1)).plan.n_filters == 3
 
@@ -256,7 +252,7 @@ def test_with_size_and_points_the_size_is_given_if_the_accuracy_allows(
     ],
     ids=["patience", "at the size"],
 )
-def test_where_the_accuracy_limit_comes_first_the_error_has_the_closest_network(
+def test_the_error_has_the_closest_network(
     trained: CNN, monkeypatch: pytest.MonkeyPatch, accuracies: list[float], steps: int, closest: int, message: str
 ) -> None:
     script(monkeypatch, *accuracies)
@@ -279,7 +275,7 @@ def test_where_the_accuracy_limit_comes_first_the_error_has_the_closest_network(
         (Target(macs=1, points=100), r"^Target\(macs=1, points=100\) is out of reach.* the closest is macs=6272\.$"),
     ],
 )
-def test_what_the_floors_rule_out_is_refused_before_any_work(trained: CNN, target: Target, message: str) -> None:
+def test_what_the_floors_rule_out_is_refused_at_once(trained: CNN, target: Target, message: str) -> None:
     def never(*_: Any, **__: Any) -> Scores:
         raise AssertionError
 
@@ -307,9 +303,7 @@ def test_numbers_out_of_range_are_refused(trained: CNN, wrong: str) -> None:
 
 @pytest.mark.parametrize("build", [lambda: CNN((2, 3, 4), image_size=8, n_classes=4), dropping, Residual])
 @pytest.mark.parametrize(("step", "shortlist"), [(1, 1), (2, 3)])
-def test_without_updates_the_plan_in_the_original_numbering_gives_the_very_network(
-    build: Callable[[], nn.Module], step: int, shortlist: int
-) -> None:
+def test_the_plan_is_in_the_original_numbering(build: Callable[[], nn.Module], step: int, shortlist: int) -> None:
     model = randomize(build(), seed=3)
     network, plan, _ = compress(model, SPLITS, target=Target(filters=5), step=step, shortlist=shortlist, **NONE)
     assert plan.n_filters == 5
@@ -346,7 +340,7 @@ def loss_without(model: nn.Module, name: str, k: int) -> float:
 
 
 @pytest.mark.parametrize("name", CRITERIA)
-def test_every_criterion_drives_it_and_alone_decides_without_a_shortlist(trained: CNN, name: str) -> None:
+def test_every_criterion_drives_it(trained: CNN, name: str) -> None:
     network = compress(trained, SPLITS, target=Target(filters=2), criterion=CRITERIA[name], **NONE).network
     assert_same_network(network, one_by_one(trained, 2, lambda model: by_rank(model, CRITERIA[name])[0]))
 
@@ -367,7 +361,7 @@ def test_closed_gates_decide_among_the_shortlist(trained: CNN, shortlist: int | 
     assert decided.history["loss_after"].iloc[-1] < compress(trained, SPLITS, **options).history["loss_after"].iloc[-1]
 
 
-def test_within_a_step_the_shortlist_is_measured_with_the_gates_of_those_before_closed() -> None:
+def test_the_shortlist_is_measured_with_closed_gates() -> None:
     model = randomize(CNN((4, 4, 4), image_size=8, n_classes=4))
     queue = by_rank(model, magnitude)
     alone = sorted(queue, key=lambda candidate: loss_without(model, *candidate))
@@ -419,9 +413,7 @@ def test_the_network_is_followed_once(trained: CNN, monkeypatch: pytest.MonkeyPa
     assert len(runs) == 3  # in eval mode without and with gradients, and in train mode
 
 
-def test_the_macs_penalty_goes_by_the_shares_of_the_network_as_it_is(
-    trained: CNN, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_macs_penalty_goes_by_the_present_shares(trained: CNN, monkeypatch: pytest.MonkeyPatch) -> None:
     measured = []
 
     def shares(model: nn.Module, images: Tensor) -> dict[str, float]:
@@ -440,7 +432,7 @@ def test_the_macs_penalty_goes_by_the_shares_of_the_network_as_it_is(
     assert plan != without.plan
 
 
-def test_the_same_images_score_in_every_step_and_only_so_many(trained: CNN) -> None:
+def test_the_same_images_score_in_every_step(trained: CNN) -> None:
     seen = []
 
     def watching(model: nn.Module, split: Split, *, batch_size: int) -> Scores:
@@ -455,7 +447,7 @@ def test_the_same_images_score_in_every_step_and_only_so_many(trained: CNN) -> N
     assert all(torch.equal(x, expected.images) and torch.equal(y, expected.labels) and n == 9 for x, y, n in seen)
 
 
-def test_a_depthwise_convolution_left_with_one_channel_is_no_layer_of_its_own() -> None:
+def test_a_depthwise_of_one_channel_is_no_layer() -> None:
     layers = [nn.Conv2d(1, 3, 3), nn.Conv2d(3, 3, 3, padding=1, groups=3), nn.ReLU(), nn.Conv2d(3, 3, 1), nn.ReLU()]
     model = randomize(nn.Sequential(*layers, nn.Flatten(), nn.Linear(3 * 36, 4)))
     _, plan, history = compress(model, SPLITS, target=Target(filters=4), macs_penalty=0.1, **NONE)
@@ -464,7 +456,7 @@ def test_a_depthwise_convolution_left_with_one_channel_is_no_layer_of_its_own() 
     assert history.iloc[-1][["0", "3"]].tolist() == [1, 1]
 
 
-def test_a_network_with_residual_adds_goes_down_to_its_floors() -> None:
+def test_residual_networks_go_down_to_their_floors() -> None:
     model = randomize(Residual())
     layers = {layer.name: layer.out_channels for layer in prunable_layers(model)}
     free = sum(layers.values()) - len(layers)
@@ -476,7 +468,7 @@ def test_a_network_with_residual_adds_goes_down_to_its_floors() -> None:
     network(SPLITS.train.images)
 
 
-def test_a_network_without_prunable_layers_is_its_own_smallest() -> None:
+def test_a_network_without_layers_is_its_own_smallest() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
     assert len(compress(model, SPLITS, target=Target(points=1)).history) == 1
     with pytest.raises(ValueError, match="in each of 0 prunable layers, the closest is filters=0"):
@@ -486,7 +478,7 @@ def test_a_network_without_prunable_layers_is_its_own_smallest() -> None:
 # The history, and the updates
 
 
-def test_the_history_has_one_row_a_step_and_its_numbers_are_those_of_the_networks(trained: CNN) -> None:
+def test_the_history_has_one_row_a_step(trained: CNN) -> None:
     history = compress(trained, SPLITS, target=Target(filters=5), step=2, **FEW).history
     layers = ["network.0", "network.2", "network.4"]
     assert list(history) == ["step", "removed", *layers, "parameters", "macs", *MEASURED, "seconds"]
@@ -505,7 +497,7 @@ def test_the_history_has_one_row_a_step_and_its_numbers_are_those_of_the_network
     assert (history.loc[1:, "loss_before"] != history.loc[1:, "loss_after"]).all()
 
 
-def test_without_updates_before_is_after_and_measured_once(trained: CNN, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_updates_it_is_measured_once(trained: CNN, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     monkeypatch.setattr(loop, "evaluate", lambda *a, **k: calls.append(a) or evaluate(*a, **k))
     history = compress(trained, SPLITS, target=Target(filters=3), **NONE).history
@@ -514,7 +506,7 @@ def test_without_updates_before_is_after_and_measured_once(trained: CNN, monkeyp
     assert len(calls) == len(history) == 4
 
 
-def test_a_step_is_prune_and_then_fit_on_images_of_its_own(trained: CNN) -> None:
+def test_a_step_is_prune_and_then_fit(trained: CNN) -> None:
     network, plan, history = compress(trained, SPLITS, target=Target(filters=2), step=2, seed=7, **FEW)
     by_hand = prune(trained, plan)
     before = evaluate(by_hand, SPLITS.validation)
@@ -535,7 +527,7 @@ def test_updates_see_each_training_image_at_most_once(trained: CNN, monkeypatch:
 
 
 @pytest.mark.parametrize("build", [lambda: CNN((2, 3, 4), image_size=8, n_classes=4), dropping])
-def test_the_same_call_gives_the_same_network_whatever_random_numbers_were_drawn(
+def test_the_same_call_gives_the_same_network(
     build: Callable[[], nn.Module],
 ) -> None:
     model = randomize(build(), seed=1)
@@ -564,7 +556,7 @@ def test_dropout_is_seeded_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
             assert torch.equal(state, torch.get_rng_state())
 
 
-def test_model_splits_and_random_numbers_stay_as_they_were(trained: CNN) -> None:
+def test_the_arguments_stay_as_they_were(trained: CNN) -> None:
     for model in (trained, dropping().eval()):
         before, images = snapshot(model), [s.images.clone() for s in (SPLITS.train, SPLITS.validation)]
         compress(model, SPLITS, target=Target(filters=2), shortlist=2, **FEW)
@@ -627,9 +619,7 @@ def frozen_cnn() -> nn.Module:
 @pytest.mark.parametrize(
     ("build", "interrupted_at"), [(frozen_cnn, 1), (frozen_cnn, 3), (dropping, 2), (dropping, 4), (Residual, 3)]
 )
-def test_an_interrupted_run_goes_on_as_if_nothing_had_been(
-    build: Callable[[], nn.Module], interrupted_at: int, tmp_path: Path
-) -> None:
+def test_an_interrupted_run_goes_on(build: Callable[[], nn.Module], interrupted_at: int, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = build()
     options = {"target": Target(filters=5), **FEW}
@@ -643,7 +633,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_been(
 
 @pytest.mark.parametrize("lost", ["state", "clean-up"])
 @pytest.mark.parametrize("at", [1, 3])
-def test_an_interruption_between_two_files_loses_nothing(
+def test_an_interruption_between_files_loses_nothing(
     lost: str, at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, options = dropping(), {"target": Target(filters=4), **FEW}
@@ -710,9 +700,7 @@ def test_a_finished_run_returns_at_once(trained: CNN, tmp_path: Path) -> None:
     assert first.history["seconds"].tolist() == again.history["seconds"].tolist()
 
 
-def test_the_closest_network_stays_on_disk_while_the_run_looks_further(
-    trained: CNN, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_closest_network_stays_on_disk(trained: CNN, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script(monkeypatch, 0.9, 0.9, 0.9, 0.8, 0.8)
     options = {"target": Target(points=1), "folder": tmp_path}
     with pytest.raises(Interrupted):
@@ -761,9 +749,7 @@ def nudged(model: nn.Module) -> nn.Module:
         ({"splits": replace(SPLITS, validation=SPLITS.validation.subset(49))}, "splits was"),
     ],
 )
-def test_a_folder_of_another_run_is_refused_with_the_difference(
-    change: dict[str, Any], message: str, tmp_path: Path
-) -> None:
+def test_a_folder_of_another_run_is_refused(change: dict[str, Any], message: str, tmp_path: Path) -> None:
     arguments = {"model": dropping(), "splits": SPLITS, "target": Target(filters=2), "folder": tmp_path, **FEW}
     with pytest.raises(Interrupted):
         compress(**{**arguments, "criterion": Taylor(1)})

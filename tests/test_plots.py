@@ -41,7 +41,7 @@ def texts(figure: Figure) -> set[str]:
     return {text.get_text() for text in figure.findobj(mpl.text.Text)}  # type: ignore[attr-defined]
 
 
-def test_a_layer_has_its_colour_by_where_it_first_appears_and_colours_start_again() -> None:
+def test_a_layer_has_its_colour_by_its_place() -> None:
     assert plots.layer_colors(["b", "a", "b"]) == {"b": plots.LAYER_COLORS[0], "a": plots.LAYER_COLORS[1]}
     many = plots.layer_colors(str(i) for i in range(20))
     assert many[str(len(plots.LAYER_COLORS))] == many["0"]
@@ -56,7 +56,7 @@ def test_class_grid_shows_each_class_in_its_row() -> None:
     assert {"ten kinds", "Trouser", "Ankle boot"} <= texts(figure)
 
 
-def test_learning_curves_leave_out_the_row_before_training_and_count_in_percent() -> None:
+def test_learning_curves_are_in_percent() -> None:
     history = pd.DataFrame(
         {"epoch": [0, 1, 2], "train_loss": [np.nan, 0.7, 0.5], "validation_loss": [2.0, 0.6, 0.4]}
     ).assign(validation_accuracy=[0.1, 0.8, 0.9])
@@ -66,27 +66,27 @@ def test_learning_curves_leave_out_the_row_before_training_and_count_in_percent(
     assert np.asarray(right.lines[0].get_ydata()) == pytest.approx([80, 90])
 
 
-def test_accuracy_curves_keep_the_stage_colours_and_start_before_the_first_update() -> None:
+def test_accuracy_curves_keep_the_stage_colours() -> None:
     history = pd.DataFrame({"epoch": [0, 1], "validation_accuracy": [0.5, 0.75]})
     axes = plots.accuracy_curves({"fine-tuned": history, "anything": history}, title="curves")
     assert lines(axes)["fine-tuned"].tolist() == [[0, 50], [1, 75]]
     assert to_hex(axes.lines[0].get_color()) == plots.STAGE_COLORS["fine-tuned"].lower()
 
 
-def test_cuts_and_updates_draw_the_updates_half_a_step_after_their_cut() -> None:
+def test_updates_are_half_a_step_after_their_cut() -> None:
     walk = pd.DataFrame({"removed": [1, 2], "after the cut": [0.8, 0.6], "after the updates": [0.9, 0.7]})
     axes = plots.cuts_and_updates(walk, at_once=0.3, title="walk")
     assert np.asarray(axes.lines[0].get_xydata()) == pytest.approx(np.array([[1, 80], [1.5, 90], [2, 60], [2.5, 70]]))
     assert lines(axes)["all cuts at once"][:, 1] == pytest.approx([30, 30])
 
 
-def test_the_first_order_guess_is_the_straight_line_from_the_open_gate() -> None:
+def test_the_first_order_guess_is_a_straight_line() -> None:
     axes = plots.loss_along_gate([0.0, 0.5, 1.0], [3.0, 1.5, 1.0], -0.5, title="gate")
     assert lines(axes)["first-order guess"].tolist() == [[1, 1.0], [0, 1.5]]
     assert lines(axes)["measured"].tolist() == [[0, 3.0], [0.5, 1.5], [1, 1.0]]
 
 
-def test_predicted_against_true_has_a_panel_for_each_guess_and_a_dot_for_each_filter() -> None:
+def test_predicted_against_true_has_all_dots() -> None:
     panels = plots.predicted_against_true({"one": SCORES, "two": SCORES}, SCORES, title="guess and truth")
     assert [axes.get_xlabel() for axes in panels] == ["guess: one", "guess: two"]
     for axes in panels:
@@ -100,7 +100,7 @@ def test_score_bars_show_raw_and_normalised_scores() -> None:
     assert [bar.get_height() for bar in right.patches] == pytest.approx([0.6, 0.8, 0, 5 / 13, 12 / 13])
 
 
-def test_the_ladder_goes_from_the_first_to_leave_to_the_last_with_a_line_below_those_that_leave() -> None:
+def test_the_ladder_is_in_the_order_of_leaving() -> None:
     axes = plots.rank_ladder(rank(SCORES), title="ladder", n_removed=2)
     assert [bar.get_width() for bar in axes.patches] == pytest.approx([0, 5 / 13, 0.6, 0.8, 12 / 13])
     assert np.asarray(axes.lines[0].get_ydata()).tolist() == [1.5, 1.5]
@@ -121,14 +121,14 @@ def test_stability_draws_the_worst_sample_of_each_size() -> None:
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("images scored", "rank correlation with our ranking")
 
 
-def test_the_surgery_picture_has_a_panel_for_each_convolution_and_one_for_the_linear_layer() -> None:
+def test_the_surgery_picture_has_a_panel_per_layer() -> None:
     layers = prunable_layers(CNN((2, 3)))
     figure = plots.surgery_picture(layers, {"network.0": [1], "network.2": [0, 2]}, 1, title="surgery")
     assert len(figure.axes) == 3
     assert "surgery" in texts(figure)
 
 
-def test_accuracy_against_removed_draws_the_mean_of_several_runs_and_their_range() -> None:
+def test_accuracy_against_removed_draws_mean_and_range() -> None:
     table = pd.DataFrame({"removed": [1, 1, 2], "order": "random", "accuracy": [0.4, 0.8, 0.5]})
     axes = plots.accuracy_against_removed(table, title="orders")
     assert lines(axes)["random"] == pytest.approx(np.array([[1, 60], [2, 50]]))
@@ -136,7 +136,7 @@ def test_accuracy_against_removed_draws_the_mean_of_several_runs_and_their_range
     assert (band.y0, band.y1) == pytest.approx((40, 80))
 
 
-def test_among_all_has_a_dot_for_each_network_near_its_number_of_filters() -> None:
+def test_among_all_has_a_dot_for_each_network() -> None:
     table = pd.DataFrame({"removed": [0, 1, 1], "accuracy": [0.9, 0.5, 0.6]})
     axes = plots.among_all(table, {"best": pd.Series([0.6], index=[1])}, title="all")
     dots = np.asarray(axes.collections[0].get_offsets())
@@ -145,7 +145,7 @@ def test_among_all_has_a_dot_for_each_network_near_its_number_of_filters() -> No
     assert lines(axes)["best"] == pytest.approx(np.array([[1, 60]]))
 
 
-def test_lost_to_best_has_a_bar_from_the_least_to_the_most_beside_each_other() -> None:
+def test_lost_to_best_has_bars_beside_each_other() -> None:
     table = pd.DataFrame({"removed": [1, 1, 1, 1], "way": list("aabb"), "lost": [0.0, 0.2, 0.1, 0.3]})
     axes = plots.lost_to_best(table, title="lost")
     bars = [bar.get_segments()[0] for bar in axes.collections]
@@ -154,7 +154,7 @@ def test_lost_to_best_has_a_bar_from_the_least_to_the_most_beside_each_other() -
     assert [points[0, 1] for points in lines(axes).values()] == pytest.approx([10, 20])
 
 
-def test_correlation_dots_show_the_mean_and_students_interval() -> None:
+def test_correlation_dots_show_mean_and_interval() -> None:
     values = [0.1, 0.2, 0.3, 0.4, 0.5]
     table = pd.DataFrame({"layer": "all", "criterion": "taylor", "spearman": values})
     (axes,) = plots.correlation_dots(table, title="dots")
@@ -166,20 +166,20 @@ def test_correlation_dots_show_the_mean_and_students_interval() -> None:
     assert any(len(span) == 1 and span[0] == pytest.approx(0.3) for span in spans)
 
 
-def test_changes_against_removed_draw_a_line_for_each_column() -> None:
+def test_changes_against_removed_have_all_lines() -> None:
     table = pd.DataFrame({"promised": [0.1, 0.2], "measured": [0.1, 0.5]}, index=[1, 2])
     axes = plots.changes_against_removed(table, title="changes")
     assert lines(axes)["measured"].tolist() == [[1, 0.1], [2, 0.5]]
     assert axes.lines[-1].get_linewidth() > axes.lines[0].get_linewidth()
 
 
-def test_class_changes_are_sorted_and_losses_have_the_colour_of_what_is_removed() -> None:
+def test_class_changes_are_sorted() -> None:
     axes = plots.class_changes(pd.Series({"Coat": 0.01, "Shirt": -0.02}), title="classes")
     assert [bar.get_width() for bar in axes.patches] == pytest.approx([-2, 1])
     assert to_hex(axes.patches[0].get_facecolor()) == plots.REMOVED.lower()
 
 
-def test_shares_are_percent_with_the_colour_of_their_stage() -> None:
+def test_shares_are_percent() -> None:
     table = pd.DataFrame({"MACs": [1.0, 0.25]}, index=["original", "pruned"])
     axes = plots.shares(table, title="shares")
     assert [bar.get_height() for bar in axes.patches] == pytest.approx([100, 25])

@@ -114,6 +114,24 @@ def test_random_networks_have_the_expected_layers(net: RandomNetwork) -> None:
     assert all(found.skipped.values())
 
 
+def test_layers_side_by_side_stay_apart() -> None:
+    """Two convolutions behind a cat, and one whose map is added to both: nobody can lose all of its filters."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        both = torch.cat([self.a(x), self.b(x)], 1)
+        return self.reader(both + self.c(both))
+
+    convolutions = {"a": nn.Conv2d(1, 2, 3), "b": nn.Conv2d(1, 3, 3), "c": nn.Conv2d(5, 5, 1)}
+    model = Net(forward, **convolutions, reader=nn.Conv2d(5, 2, 1))
+    layers = prunable_layers(model, EXAMPLE)
+    assert [(layer.name, layer.out_channels, layer.producers) for layer in layers] == [
+        ("a", 2, ("a", "c")),
+        ("b", 3, ("b", "c")),
+    ]
+    pruned = prune(model, Plan({"a": (0,), "b": (0, 2)}), EXAMPLE)
+    assert [pruned.a.out_channels, pruned.b.out_channels, pruned.c.out_channels] == [1, 1, 2]
+
+
 DEPTHWISE = "depthwise: each filter belongs to the channel that it reads"
 UNCALLED = "the network does not call it in eval mode"
 

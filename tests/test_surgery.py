@@ -33,7 +33,7 @@ from cnnprune_utils import gates, surgery
 from cnnprune_utils.book import CNN
 from cnnprune_utils.gates import GatedNetwork
 from cnnprune_utils.plan import Plan
-from cnnprune_utils.structure import Layer
+from cnnprune_utils.structure import Layer, analyse, known
 from cnnprune_utils.structure import prunable_layers as layers_of
 
 
@@ -75,16 +75,17 @@ def every_other_filter(model: nn.Module) -> Plan:
 
 
 def assert_same_as_masked(model: nn.Module, plan: Plan, x: Tensor, tolerance: float) -> nn.Module:
-    pruned = surgery.prune(model, plan, x[:2])
+    with known(model, analyse(model, x[:2])):  # seen once for both
+        pruned, masked = surgery.prune(model, plan, x[:2]), gates.mask(model, plan, x[:2])
     with torch.no_grad():
-        assert difference(copy.deepcopy(pruned).eval()(x), gates.mask(model, plan, x[:2])(x)) <= tolerance
+        assert difference(copy.deepcopy(pruned).eval()(x), masked(x)) <= tolerance
     return pruned
 
 
 # removal is masking
 
 
-@settings(PROPERTY, max_examples=50)
+@settings(PROPERTY, max_examples=40)
 @given(networks_with_plans())
 def test_removed_filters_are_closed_gates(net_and_plan: tuple[RandomNetwork, Plan]) -> None:
     """On random graphs, to 1e-5 in float32 and to 1e-10 in float64."""
@@ -212,7 +213,7 @@ def assert_equal_networks(a: nn.Module, b: nn.Module) -> None:
         assert torch.equal(x, y), name
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(4))
 def test_one_by_one_in_any_order_is_one_plan(seed: int) -> None:
     one_by_one: nn.Module = cnn()
     for name, k in shuffled_steps(PLAN, seed):
