@@ -334,8 +334,8 @@ def _apart(weights: list[str], written: Mapping[str, list[int]]) -> dict[str, li
         for root in makers.keys() & set(roots):
             makers[root][weight] = None
     alike: dict[tuple[str, ...], list[int]] = {}
-    for root, several in makers.items():
-        alike.setdefault(tuple(several), []).append(root)
+    for root, names in makers.items():
+        alike.setdefault(tuple(names), []).append(root)
     layers: dict[str, list[int]] = {}
     for several in sorted(alike, key=len):
         name = next((weight for weight in weights if weight in several and weight not in layers), "")
