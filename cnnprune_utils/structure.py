@@ -281,9 +281,7 @@ def _sorted(model: nn.Module, flow: Flow, example: Example, trains: bool) -> Str
     produced = {name for several in producers.values() for name in several}
     for name, module in model.named_modules():
         if isinstance(module, _ConvNd) and name not in produced:
-            frozen = [names.why(root) for root in names.roots(names.ids.get((f"{name}.weight", 0), _NONE)).tolist()]
-            why = flow.computed.get(name) or next(filter(None, frozen), "the network does not call it in eval mode")
-            skipped.setdefault(name, why)
+            skipped.setdefault(name, flow.computed.get(name, "the network does not call it in eval mode"))
     owner = torch.full((names.count,), -1)
     owner[torch.tensor(roots, dtype=torch.int64)] = torch.arange(len(roots))
     owners = {key: owner[names.roots(ids)] for key, ids in names.ids.items()}
@@ -303,7 +301,6 @@ def _sorted(model: nn.Module, flow: Flow, example: Example, trains: bool) -> Str
     )
 
 
-_NONE = torch.zeros(0, dtype=torch.int64)
 _DEPTHWISE = "depthwise: each filter belongs to the channel that it reads"
 
 
@@ -337,8 +334,8 @@ def _apart(weights: list[str], written: Mapping[str, list[int]]) -> dict[str, li
         for root in makers.keys() & set(roots):
             makers[root][weight] = None
     alike: dict[tuple[str, ...], list[int]] = {}
-    for root, of_root in makers.items():
-        alike.setdefault(tuple(of_root), []).append(root)
+    for root, names in makers.items():
+        alike.setdefault(tuple(names), []).append(root)
     layers: dict[str, list[int]] = {}
     for several in sorted(alike, key=len):
         name = next((weight for weight in weights if weight in several and weight not in layers), "")
