@@ -187,11 +187,12 @@ def magnitude(
     """
     network = model.network if isinstance(model, GatedNetwork) else model
     structure = structure_for(model, split)
+    tensors: dict[str, Tensor] = {**dict(network.named_parameters()), **dict(network.named_buffers())}
     squares = torch.zeros(structure.n_filters, dtype=torch.float64)
     count = torch.zeros_like(squares)
     for weight, dim in structure.outputs.items():
         if (owners := structure.owners.get((weight, dim))) is not None:
-            rows = network.get_parameter(weight).detach().cpu().double().movedim(dim, 0).flatten(1)[owners >= 0]
+            rows = tensors[weight].detach().cpu().double().movedim(dim, 0).flatten(1)[owners >= 0]
             squares.index_add_(0, owners[owners >= 0], rows.pow(2).sum(1))
             count.index_add_(0, owners[owners >= 0], torch.full((len(rows),), rows.shape[1], dtype=torch.float64))
     return structure.by_layer((squares / count).float())

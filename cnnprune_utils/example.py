@@ -54,6 +54,25 @@ class Example:
             return cls(kwargs=dict(moved))
         return cls(moved if isinstance(moved, tuple) else (moved,))
 
+    def drawn(self) -> Example:
+        """Return random numbers in the place of those of floating point, in the same shapes."""
+        generator = torch.Generator().manual_seed(1)
+
+        def draw(x: Any) -> Any:
+            if not isinstance(x, Tensor) or not x.is_floating_point():
+                return x
+            return torch.randn(x.shape, generator=generator).to(x.device, x.dtype)
+
+        return Example(tree_map(draw, self.args), tree_map(draw, dict(self.kwargs)))
+
+    def double(self) -> Example:
+        """Return the inputs with numbers of floating point in float64."""
+
+        def convert(x: Any) -> Any:
+            return x.double() if isinstance(x, Tensor) and x.is_floating_point() else x
+
+        return Example(tree_map(convert, self.args), tree_map(convert, dict(self.kwargs)))
+
     def passes(self, model: nn.Module) -> bool:
         """Whether ``model`` takes these inputs."""
         try:

@@ -14,10 +14,9 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.nn.functional as F
@@ -36,7 +35,8 @@ _NORMS: dict[Callable[..., Any], tuple[str, ...]] = {
     torch.instance_norm: ("input", "weight", "bias", "running_mean", "running_var", "use_input_stats"),
 }
 """Normalisations channel by channel, with the names of their arguments."""
-_LEAVING = {"numpy", "tolist", "__array__", "data_ptr", "untyped_storage", "storage", "__dlpack__"}
+_ADDRESSES = {"data_ptr", "untyped_storage", "storage"}
+_LEAVING = {"numpy", "tolist", "__array__", "__dlpack__", *_ADDRESSES}
 """Methods behind which PyTorch does not see what happens to the numbers."""
 _LIBRARIES = tuple(str(Path(module.__file__ or "").parent) for module in (torch, sys.modules[__package__]))
 
@@ -89,15 +89,15 @@ class Flow:
         self._state: set[int] = set()
         self._made: dict[int, str] = {}  # storages that hold what a layer wrote, and nothing else
         self._alive: list[Tensor] = []  # else another tensor could get the same place in memory
-        self._undecided = ""
+        self.undecided = ""
         self._place_state()
         for tensor in tensors_in((args, kwargs)):
             self._put(tensor, torch.full(tensor.shape, NOBODY))
             self._fed.add(storage_of(tensor))
         with _Layers(self), _Operations(self):
             outputs = self.model(*args, **kwargs)
-        if self._undecided:  # forward may have caught the error
-            raise Undecided(self._undecided)
+        if self.undecided:  # forward may have caught the error
+            raise Undecided(self.undecided)
         found = [tensor for tensor in tensors_in(outputs) if tensor.numel()]
         if not self.model.training:
             self.output = self._made.get(storage_of(found[0]), "") if len(found) == 1 else ""
@@ -121,6 +121,13 @@ class Flow:
     def is_matrix(self, tensor: Tensor) -> str:
         """Return the name of the parameter of several dimensions whose numbers ``tensor`` has, or an empty text."""
         return self._matrices.get(storage_of(tensor), "")
+
+    def is_whole(self, tensor: Tensor) -> bool:
+        """Whether ``tensor`` is a parameter as it stands in the network, and not a view of it."""
+        return any(x is tensor for x in self._state_tensors()) or any(
+            x.data_ptr() == tensor.data_ptr() and x.shape == tensor.shape and x.stride() == tensor.stride()
+            for x in self._state_tensors()
+        )
 
     def is_state(self, tensor: Tensor) -> bool:
         """Whether the numbers of ``tensor`` are those of a parameter or a buffer."""
@@ -216,9 +223,9 @@ class Flow:
         written = own.repeat(groups) if read.transposed else own
         self._same_place_of_each_group(written, groups, why)
         if not self.model.training:  # what only trains can be removed with others, but is not scored
-            self.readings.setdefault((weight, read.in_dim), channels.clone())
+            self.readings[weight, read.in_dim] = columns.repeat(read.in_channels // len(columns))
             self.written.setdefault(weight, written)
-            self.outputs[weight] = outs
+            self.outputs.setdefault(weight, outs)
             if read.spatial:
                 self.producers.setdefault(weight, written)
         return written
@@ -252,6 +259,8 @@ class Flow:
 
     def gone(self, x: Tensor, how: str) -> None:
         """The numbers go where no mode sees them."""
+        if storage_of(x) in self._fed and how not in _ADDRESSES:
+            self._decides()
         self.names.freeze(self.labels(x), f"its numbers leave PyTorch by {how} in {self.where()}")
         if name := self.is_matrix(x):
             self.freeze_matrix(name, f"{layer_name(name)} leaves PyTorch by {how} in {self.where()}")
@@ -280,12 +289,8 @@ class Flow:
         storages = {storage_of(x) for x in call.ins}
         fed = bool(storages & self._fed)
         self._alive += call.outs
-        if fed and call.name in ("_local_scalar_dense", "equal", "nonzero"):
-            self._undecided = (
-                f"forward decides by the numbers that pass, at {user_line()}. Pruning needs the same graph for every "
-                "input: move that branch out of forward, or prune the part without it."
-            )
-            raise Undecided(self._undecided)
+        if fed and call.depends_on_numbers:
+            self._decides()
         if storages & self._named or storages & self._matrices.keys():
             try:
                 results = apply(self, call)
@@ -298,6 +303,13 @@ class Flow:
         for y, labels in zip(call.outs, results, strict=True):
             if call.func._schema.is_mutable or storage_of(y) not in storages:
                 self._finish(y, labels, fed)
+
+    def _decides(self) -> NoReturn:
+        self.undecided = (
+            f"forward decides by the numbers that pass, at {user_line()}. Pruning needs the same graph for every "
+            "input: move that branch out of forward, or prune the part without it."
+        )
+        raise Undecided(self.undecided)
 
 
 class _Layers(TorchFunctionMode):
@@ -381,9 +393,10 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
     elif isinstance(value, (tuple, list)):
         for part in value:
             yield from tensors_in(part)
-    elif is_dataclass(value) and not isinstance(value, type):
-        for field in fields(value):
-            yield from tensors_in(getattr(value, field.name))
+    elif not isinstance(value, (type, nn.Module)) and hasattr(value, "__dict__"):
+        for part in vars(value).values():
+            if isinstance(part, (Tensor, Mapping, tuple, list)):
+                yield from tensors_in(part)
 
 
 def user_line() -> str:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from .batches import Split
-from .calls import Read, read_of, with_input
+from .calls import Read, layer_name, read_of, with_input
 from .cutting import copy_of
 from .example import untouched
 from .plan import Plan
@@ -68,7 +68,11 @@ class GatedNetwork(nn.Module):
         like = next(p for p in self.network.parameters() if p.is_floating_point()).detach()
         self.gates = {name: Gate(like.new_ones(layer.out_channels)) for name, layer in structure.layers.items()}
         self._find_readers()
-        self._filters = {reader: filters.to(like.device) for reader, filters in structure.readers.items()}
+        n = structure.n_filters  # the number of the gate that is always open
+        self._filters = {
+            reader: torch.where(filters < 0, n, filters).to(like.device)
+            for reader, filters in structure.readers.items()
+        }
         self._columns = {reader: self._columns_of(filters) for reader, filters in structure.readers.items()}
         self.eval()
 
@@ -91,7 +95,10 @@ class GatedNetwork(nn.Module):
         return {name: n for name, n in most.items() if n}
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        with _Gating(self):
+        gating = _Gating(self)
+        if gating.open and not gating.values.requires_grad and self.on_read is None:
+            return self.network(*args, **kwargs)
+        with gating:
             return self.network(*args, **kwargs)
 
     def train(self, mode: bool = True) -> GatedNetwork:
@@ -125,6 +132,11 @@ class _Gating(TorchFunctionMode):
             self.gated.on_read(reader, read.input, read.channel_dim)
         if self.open and not self.values.requires_grad:
             return func(*args, **kwargs)
+        if self.values.requires_grad and not torch.is_grad_enabled():
+            raise ValueError(
+                f"{layer_name(reader[0])} is read without gradients, under torch.no_grad or in a reentrant checkpoint, so "
+                "there are no slopes behind it: leave these out of forward while it is scored."
+            )
         self._count(read, reader)
         x = _multiply(read, self.values, self.gated._filters[reader], self.open)
         args, kwargs = with_input(read, x, args, kwargs)
@@ -262,6 +274,8 @@ def gate_gradients(
             with the statistics of the batch.
     """
     network = gated_for(model, split)
+    for gate in network.gates.values():
+        gate.positions = 0  # of these examples
     with untouched(model):
         if batch_size > 1 and not _rows_are_examples(network, split, loss):
             batch_size = 1

@@ -41,6 +41,14 @@ class Call:
         """The operation without namespace, overload and the underscore of writing in place: ``add``."""
         return self.func._schema.name.rpartition("::")[2].rstrip("_")
 
+    @property
+    def depends_on_numbers(self) -> bool:
+        """Whether Python, or the shape of the result, learns of the numbers themselves."""
+        if self.name == "index":
+            return any(i.dtype in (torch.bool, torch.uint8) for i in self["indices"] or () if i is not None)
+        tags = {torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output}
+        return self.name in ("_local_scalar_dense", "equal", "nonzero") or not tags.isdisjoint(self.func.tags)
+
     def __getitem__(self, argument: str) -> Any:
         """The argument of this name, its default where none was given, None where there is no such argument."""
         for i, known in enumerate(self.func._schema.arguments):
@@ -98,7 +106,9 @@ def pointwise(flow: Flow, call: Call) -> Labels:
         whole, held = flow.is_matrix(x), False
         in_place = call.func._schema.is_mutable and x is call.ins[0]
         for dim in range(-x.ndim, 0):
-            if result.shape[dim] == x.shape[dim] > 1 and names.varies(result, dim) and not in_place:
+            if result.shape[dim] == x.shape[dim] > 1 and names.varies(result, dim):
+                if in_place or not flow.is_whole(x):
+                    raise Stays(f"{call.name} with {whole} in another shape")
                 own = names.of(whole, dim + x.ndim, x.shape[dim])
                 names.merge(own, names.along(result, dim), f"{whole} also meets numbers that no filter makes")
                 held = True
@@ -319,9 +329,10 @@ def _acts_on_each_number(call: Call) -> bool:
     if y is None or y.shape != x.shape or x.numel() < 2 or call.args[0] is not x:
         return False
     generator = torch.Generator().manual_seed(0)
-    one = torch.randn(x.shape, generator=generator).to(x)
+    scale = 10 ** torch.empty(x.shape).uniform_(-3, 3, generator=generator)
+    one = (scale * torch.randn(x.shape, generator=generator)).to(x)
     changed = (torch.rand(x.shape, generator=generator) < 0.5).to(x.device)
-    other = torch.where(changed, torch.randn(x.shape, generator=generator).to(x), one)
+    other = torch.where(changed, 1000 * torch.randn(x.shape, generator=generator).to(x), one)
     try:
         before, after = (next(iter(_tensors(func(z, *call.args[1:], **call.kwargs)))) for z in (one, other))
         again = next(iter(_tensors(func(one.flatten().flip(0).view(x.shape), *call.args[1:], **call.kwargs))))

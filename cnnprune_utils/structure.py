@@ -242,6 +242,12 @@ def analyse(model: nn.Module, example: Any = None) -> Structure:
                 except Undecided:
                     raise
                 except Exception as error:
+                    if flow.undecided:  # forward, or TorchScript, has wrapped it
+                        raise Undecided(flow.undecided) from error
+                    if inputs.passes(copy_of(model).eval()):
+                        raise ValueError(
+                            f"{type(model).__name__} runs, and cannot be followed, at {user_frame(error)}: {error}"
+                        ) from error
                     raise ValueError(
                         f"{type(model).__name__} fails on the example ({inputs}): {error}. Pass inputs that it takes "
                         "as example=."
