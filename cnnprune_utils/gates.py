@@ -134,8 +134,8 @@ class _Gating(TorchFunctionMode):
             return func(*args, **kwargs)
         if self.values.requires_grad and not torch.is_grad_enabled():
             raise ValueError(
-                f"{layer_name(reader[0])} is read without gradients, under torch.no_grad or in a reentrant checkpoint, so "
-                "there are no slopes behind it: leave these out of forward while it is scored."
+                f"{layer_name(reader[0])} is read without gradients, under torch.no_grad or in a reentrant checkpoint, "
+                "so there are no slopes behind it: leave these out of forward while it is scored."
             )
         self._count(read, reader)
         x = _multiply(read, self.values, self.gated._filters[reader], self.open)

@@ -65,7 +65,6 @@ FROZEN: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
     "unknown": ("cdist_forward, which is not known to keep channels apart,", lambda x: torch.cdist(x, x)),
     "custom": ("mixing, which is not known to keep channels apart,", mixing),
     "bytes": ("its bytes are read as other numbers", lambda x: x.view(torch.int16).view(torch.float32)),
-    "numpy": ("its numbers leave PyTorch by numpy", lambda x: torch.from_numpy(x.detach().numpy())),
 }
 
 
@@ -86,3 +85,41 @@ def test_frozen_filters_have_a_reason(reason: str, operation: Callable[[Tensor],
     structure = found(operation)
     assert reason in structure.skipped["conv"]
     assert not structure.layers
+
+
+@pytest.mark.parametrize(
+    "asks",
+    [
+        lambda x: x.mean().item() > 0,
+        lambda x: x.mean().tolist() > 0,
+        lambda x: float(x.detach().numpy().mean()) > 0,
+        lambda x: x[x > 0].numel() > 3,
+        lambda x: len(torch.masked_select(x, x > 0)) > 3,
+        lambda x: len(torch.unique(x)) > 1,
+    ],
+)
+def test_a_branch_on_numbers_is_refused(asks: Callable[[Tensor], bool]) -> None:
+    model = Net(
+        lambda self, x: self.b(self.a(x) if asks(x) else 2 * self.a(x)), a=nn.Conv2d(1, 4, 1), b=nn.Conv2d(4, 2, 1)
+    )
+    with pytest.raises(ValueError, match="decides by the numbers that pass"):
+        analyse(model, torch.randn(2, 1, 5, 5))
+
+
+def test_a_parameter_in_another_shape_freezes() -> None:
+    scale = nn.ParameterDict({"scale": torch.ones(2, 2)})
+    modules = {"a": nn.Conv2d(1, 4, 1), "b": nn.Conv2d(4, 2, 1), "scale": scale}
+    model = Net(lambda self, x: self.b(self.a(x) * self.scale["scale"].view(1, -1, 1, 1)), **modules)
+    assert "mul with scale.scale in another shape" in analyse(model, torch.randn(2, 1, 5, 5)).skipped["a"]
+
+
+def test_a_state_that_starts_with_zeros_is_read() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        h = torch.zeros(len(x), self.r.weight.shape[1], *x.shape[2:])
+        for _ in range(3):
+            h = torch.tanh(self.a(x) + self.r(h))
+        return self.b(h)
+
+    model = Net(forward, a=nn.Conv2d(1, 4, 1), r=nn.Conv2d(4, 4, 1), b=nn.Conv2d(4, 2, 1))
+    found = analyse(model, torch.randn(2, 1, 5, 5))
+    assert found.readers["r.weight", 1].tolist() == [0, 1, 2, 3]

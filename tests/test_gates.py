@@ -336,7 +336,45 @@ def test_a_gated_network_refuses_to_train() -> None:
 def test_a_gated_network_shares_parameters() -> None:
     model = small_cnn()
     network = gated(model)
-    assert {id(p) for p in network.parameters()} == {id(p) for p in model.parameters()}
+    assert {p.data_ptr() for p in network.parameters()} == {p.data_ptr() for p in model.parameters()}
+
+
+def test_weights_set_in_forward_are_set_in_the_copy() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        self.a.weight.data = self.a.weight.data / 2
+        return self.b(self.a(x).mean((2, 3)))
+
+    model = Net(forward, a=nn.Conv2d(1, 4, 1), b=nn.Linear(4, 2))
+    before = model.a.weight.detach().clone()
+    gates.gated(model, torch.rand(2, 1, 4, 4))(torch.rand(2, 1, 4, 4))
+    assert torch.equal(model.a.weight, before)
+
+
+def test_a_channel_beside_the_picture_has_a_slope() -> None:
+    model = Net(lambda self, x: self.c(self.b(torch.cat([self.a(x), x], 1)).mean((2, 3))),
+                a=nn.Conv2d(1, 4, 1), b=nn.Conv2d(5, 3, 1), c=nn.Linear(3, 2))  # fmt: skip
+    data = Split(torch.rand(6, 1, 4, 4), torch.tensor([0, 1, 0, 1, 0, 1]))
+    (slopes,) = gate_gradients(model, data)
+    network, small = gates.gated(model, data.images[:2]), 1e-3
+    for k in range(4):
+        losses = []
+        for value in (1 + small, 1 - small):
+            network.gates["a"].values[k] = value
+            losses.append(F.cross_entropy(network(data.images), data.labels, reduction="none"))
+        network.gates["a"].values[k] = 1.0
+        torch.testing.assert_close(slopes["a"][:, k], (losses[0] - losses[1]) / (2 * small), rtol=0.02, atol=1e-4)
+
+
+def test_a_layer_without_gradients_is_refused() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            h = self.b(self.a(x))
+        return self.c(h.mean((2, 3)))
+
+    model = Net(forward, a=nn.Conv2d(1, 4, 1), b=nn.Conv2d(4, 3, 1), c=nn.Linear(3, 2))
+    data = Split(torch.rand(4, 1, 4, 4), torch.tensor([0, 1, 0, 1]))
+    with pytest.raises(ValueError, match="b is read without gradients"):
+        next(gate_gradients(model, data))
 
 
 def test_nothing_to_gate_is_refused_with_reasons() -> None:

@@ -377,7 +377,6 @@ def test_reshapes_that_keep_channels_apart(call: Callable[[Tensor], Tensor]) -> 
         (lambda x: torch.einsum("nchw,cd->ndhw", x, torch.eye(4)), "matrix product"),
         (lambda x: F.normalize(x), "vector_norm|norm over channels"),
         (lambda x: torch.fft.fft(x).real, "fft"),
-        (lambda x: torch.from_numpy(x.detach().numpy()), "leave PyTorch by numpy"),
     ],
 )
 def test_what_mixes_channels_is_skipped(call: Callable[[Tensor], Tensor], reason: str) -> None:
