@@ -24,8 +24,7 @@ def copy_of(model: nn.Module, *, shared: bool = False) -> nn.Module:
     """
     memo = _loose_tensors(model)
     if shared and not switches(model):
-        # the same memory in parameters of its own: a forward that sets weight.data does so here alone
-        memo |= {id(p): nn.Parameter(p.detach(), requires_grad=p.requires_grad) for p in model.parameters()}
+        memo |= {id(parameter): parameter for parameter in model.parameters()}
     return copy.deepcopy(model, memo)
 
 

@@ -119,9 +119,13 @@ def _smallest_picture(model: nn.Module, device: torch.device) -> Example:
 
 @contextmanager
 def untouched(model: nn.Module) -> Iterator[None]:
-    """What runs inside changes no random state and no buffer of ``model``; it draws the same numbers every time."""
+    """What runs inside changes no random state and no buffer of ``model``; it draws the same numbers every time.
+
+    A parameter whose ``data`` is set to another tensor gets its own back.
+    """
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - the global one is meant
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    parameters = [(parameter, parameter.data) for parameter in model.parameters()]
     try:
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             random.seed(0)
@@ -135,3 +139,6 @@ def untouched(model: nn.Module) -> Iterator[None]:
             for buffer, before in buffers:
                 if not buffer.is_meta and not torch.equal(buffer, before):
                     buffer.copy_(before)  # a version says nothing: batch_norm writes without a new one
+        for parameter, data in parameters:
+            if parameter.data.data_ptr() != data.data_ptr():
+                parameter.data = data

@@ -276,12 +276,13 @@ def gate_gradients(
     network = gated_for(model, split)
     for gate in network.gates.values():
         gate.positions = 0  # of these examples
-    with untouched(model):
-        if batch_size > 1 and not _rows_are_examples(network, split, loss):
-            batch_size = 1
+    with untouched(network):
+        rows = batch_size == 1 or _rows_are_examples(network, split, loss)
         layout = fastest_layout(network, split.images)
-        for images, labels in split.batches(batch_size):
-            yield _slopes(network, laid_out(images, layout), labels, loss)
+    for images, labels in split.batches(batch_size if rows else 1):
+        with untouched(network):  # and not while the caller works with the slopes
+            slopes = _slopes(network, laid_out(images, layout), labels, loss)
+        yield slopes
 
 
 def gated_for(model: nn.Module, split: Split) -> GatedNetwork:
