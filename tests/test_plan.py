@@ -352,7 +352,7 @@ def test_excluded_layers_are_as_if_not_there(
 
 def test_names_to_exclude_are_checked() -> None:
     ranks = rank(SCORES)
-    with pytest.raises(ValueError, match=r"cannot exclude c, d: not in the ranks\. There are: b, a\."):
+    with pytest.raises(ValueError, match=r"cannot exclude c, d: there is no such layer\. There are: b, a\."):
         lowest(ranks, 1, exclude=["d", "a", "c"])
     assert lowest(ranks, 1, exclude="a") == lowest(ranks, 1, exclude=["a"]) == Plan({"b": (0,)})
     assert lowest(ranks, 2, exclude=lambda name: name == "b") == Plan({"a": (0, 1)})
