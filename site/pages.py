@@ -14,7 +14,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,6 +22,7 @@ import nbformat
 from execute import INTERRUPTED, NOTEBOOKS, ROOT, WIDGET, listen, without_widgets
 from nbformat import NotebookNode
 
+from cnnprune_utils.book.chapters import chapters_in
 from cnnprune_utils.files import fingerprint, write
 
 SITE = ROOT / "site"
@@ -31,6 +32,13 @@ MODULE = """{module}
 
 .. automodule:: cnnprune_utils.{module}
    :members:
+"""
+TOCTREE = """
+```{{toctree}}
+{options}
+
+{pages}
+```
 """
 FAILED = """# {title}
 
@@ -60,6 +68,11 @@ def entry(notebook: Path) -> str:
     """One chapter in the list on the first page: its title, as a link, and its promise."""
     title, promise = opening(nbformat.read(notebook, as_version=4))
     return f"**[{title}]({notebook.name})**\n: {' '.join(promise.split()).strip('*') or title}\n"
+
+
+def toctree(pages: Iterable[str], *options: str) -> str:
+    """The directive that puts these pages, in this order, into the navigation."""
+    return TOCTREE.format(options="\n".join(options), pages="\n".join(pages))
 
 
 def modules() -> list[str]:
@@ -100,9 +113,11 @@ def gather(chapters: Mapping[str, Path], source: Path, failed: Mapping[str, str]
             write(source / f"{name}.md", FAILED.format(title=title, error=failed[name], fence=fence))
         else:
             copy_notebook(notebook, source / f"{name}.ipynb")
-    write(source / "_chapters.md", "\n".join(entries))
-    for notebook in NOTEBOOKS.glob("solutions/*.ipynb"):
+    write(source / "_chapters.md", "\n".join([*entries, toctree(chapters, ":caption: Chapters", ":hidden:")]))
+    solutions = chapters_in(NOTEBOOKS / "solutions")
+    for notebook in solutions:
         copy_notebook(notebook, source / "solutions" / notebook.name)
+    write(source / "_solutions.md", toctree([notebook.stem for notebook in solutions], ":titlesonly:"))
     for module in modules():
         write(source / "api" / f"{module}.rst", MODULE.format(module=module, line="=" * len(module)))
     for picture in ROOT.glob("data/*.png"):
@@ -162,7 +177,7 @@ def build(chapters: Mapping[str, Path], into: Path, failed: Mapping[str, str]) -
 
 def chapters_of(folder: Path) -> dict[str, Path]:
     """The chapters in a folder and the appendix, by their names, in the order of the book."""
-    return {path.stem: path for path in [*sorted(folder.glob("0*.ipynb")), *sorted(folder.glob("appendix_*.ipynb"))]}
+    return {path.stem: path for path in [*chapters_in(folder), *sorted(folder.glob("appendix_*.ipynb"))]}
 
 
 def main(into: Path) -> int:

@@ -23,6 +23,8 @@ import pytest
 import yaml
 from docker.utils.build import PatternMatcher, exclude_paths
 
+from cnnprune_utils.book.chapters import chapters_in
+
 ROOT = Path(__file__).resolve().parents[1]
 DOCKER = ROOT / "docker"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -166,9 +168,8 @@ def test_the_image_has_the_chapters_the_package_and_the_checkpoints_and_no_more(
         *("LICENSE", "README.md", "pyproject.toml"),
         *("cnnprune_utils", "data", "notebooks"),
     }
-    assert sorted(path.name for path in (book / "notebooks").glob("0*.ipynb")) == sorted(
-        path.name for path in (ROOT / "notebooks").glob("0*.ipynb")
-    )
+    chapters, in_image = (chapters_in(folder / "notebooks") for folder in (ROOT, book))
+    assert [path.name for path in in_image] == [path.name for path in chapters]
     assert not [path for path in book.rglob("*") if path.name in ("__pycache__", ".ipynb_checkpoints", ".git", ".env")]
     tracked = subprocess.run(
         ["git", "ls-files", "cnnprune_utils"], cwd=ROOT, capture_output=True, text=True, check=False

@@ -13,18 +13,10 @@ import nbformat
 import pytest
 from nbformat import NotebookNode
 
+from cnnprune_utils.book.chapters import chapters_in
+
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
-CHAPTERS = [
-    "01_train.ipynb",
-    "02_taylor_criterion.ipynb",
-    "03_filter_ranks.ipynb",
-    "04_prune.ipynb",
-    "05_fine_tune.ipynb",
-    "06_compare.ipynb",
-    "07_the_papers_loop.ipynb",
-    "08_all_subnetworks.ipynb",
-    "09_ways_it_goes_wrong.ipynb",
-]
+CHAPTERS = [path.name for path in chapters_in(NOTEBOOKS)]
 APPENDIX = "appendix_mlflow.ipynb"
 ALL = [*CHAPTERS, *(f"solutions/{name}" for name in CHAPTERS), APPENDIX]
 LONGEST_CELL = 22  # lines
@@ -71,7 +63,7 @@ def texts(cell: NotebookNode) -> list[str]:
     return shown
 
 
-def test_the_book_has_these_chapters_and_a_solution_for_each() -> None:
+def test_every_notebook_has_a_place_in_the_book() -> None:
     found = {path.relative_to(NOTEBOOKS).as_posix() for path in NOTEBOOKS.rglob("*.ipynb")}
     assert {name for name in found if ".ipynb_checkpoints" not in name} == set(ALL)
 
