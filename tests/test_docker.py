@@ -1,4 +1,4 @@
-"""The container, as far as that goes without an engine: its files, and the commands in them, started here."""
+"""The container, as far as a test without an engine can tell: its files, and the commands in them, started here."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 import yaml
 from docker.utils.build import PatternMatcher, exclude_paths
+from packaging.specifiers import SpecifierSet
 
 from cnnprune_utils.book.chapters import chapters_in
 
@@ -74,7 +75,7 @@ def image_environment() -> dict[str, str]:
     return dict(pair.split("=", 1) for rest in arguments("ENV") for pair in rest.split())
 
 
-# What stands in the files.
+# Its files.
 
 
 def test_the_dockerfile_passes_its_linter() -> None:
@@ -88,58 +89,46 @@ def test_the_compose_file_keeps_to_the_compose_specification() -> None:
     assert run.returncode == 0, run.stdout + run.stderr
 
 
-def test_ports_are_published_on_this_machine_only() -> None:
-    published = {name: [interpolated(port, {}) for port in service["ports"]] for name, service in SERVICES.items()}
-    assert published == {"jupyter": ["127.0.0.1:8888:8888"], "mlflow": ["127.0.0.1:5000:5000"]}
-    assert arguments("EXPOSE") == ["8888 5000"]
+def test_ports_are_open_to_this_machine_only() -> None:
+    published = [interpolated(port, {}) for service in SERVICES.values() for port in service["ports"]]
+    assert published
+    assert all(port.startswith("127.0.0.1:") for port in published)
 
 
-def test_nothing_runs_as_root_or_may_become_root() -> None:
+def test_nothing_runs_as_root() -> None:
     names = [name for name, _ in INSTRUCTIONS]
-    user = names.index("USER")
-    assert names.count("USER") == 1
-    assert INSTRUCTIONS[user][1] == "1000:1000"
-    assert not {"RUN", "COPY"} & set(names[user:])
+    (user,) = arguments("USER")
+    assert int(user.partition(":")[0]) > 0
+    assert not {"RUN", "COPY"} & set(names[names.index("USER") :])
     for service in SERVICES.values():
         assert service["cap_drop"] == ["ALL"]
         assert service["security_opt"] == ["no-new-privileges:true"]
         assert not {"user", "privileged", "cap_add", "network_mode", "pid"} & service.keys()
-    assert "--allow-root" not in (DOCKER / "Dockerfile").read_text(encoding="utf-8")
 
 
-def test_data_and_runs_are_in_volumes_that_the_user_can_write_to() -> None:
+def test_volumes_are_the_users_to_write() -> None:
     mounts = {mount for service in SERVICES.values() for mount in service["volumes"]}
-    assert mounts == {"data:/data", "runs:/book/runs"}
-    assert COMPOSE["volumes"].keys() == {"data", "runs"}
-    assert image_environment()["CNNPRUNE_DATA"] == "/data"
-    made = next(rest for rest in arguments("RUN") if "--owner=reader" in rest)
+    assert {mount.split(":")[0] for mount in mounts} == COMPOSE["volumes"].keys()
+    (made,) = re.findall(r"install --directory --owner=(?:\w+) --group=\w+ (.*)", "\n".join(arguments("RUN")))
     assert {mount.split(":")[1] for mount in mounts} <= set(made.split())
-    assert "--uid 1000" in made
 
 
-def test_the_image_has_a_python_that_the_package_allows_and_conda_has_too() -> None:
+def test_the_package_allows_its_python() -> None:
     (base,) = arguments("FROM")
-    version = re.fullmatch(r"python:(\d+\.\d+)-slim-\w+", base)
-    assert version
-    assert f"python={version[1]}" in (ROOT / "environment.yml").read_text(encoding="utf-8")
-    assert PROJECT["requires-python"] == f">={version[1]}"
+    assert SpecifierSet(PROJECT["requires-python"]).contains(re.findall(r"python:(\d+\.\d+)", base)[0])
 
 
-def test_the_requirements_are_those_of_pyproject() -> None:
-    torch = [line for line in (DOCKER / "torch.txt").read_text(encoding="utf-8").splitlines() if line[0] != "#"]
-    assert torch == [name for name in PROJECT["dependencies"] if name.startswith("torch") and "info" not in name]
-    assert arguments("ARG") == ["TORCH_INDEX=https://download.pytorch.org/whl/cpu"]
-    assert SERVICES["jupyter"]["build"]["args"] == {
-        "TORCH_INDEX": "${TORCH_INDEX:-https://download.pytorch.org/whl/cpu}"
-    }
-    extras = PROJECT["optional-dependencies"]
-    installed = [requirement for extra in extras_installed() for requirement in extras[extra]]
-    names = {re.split(r"[^A-Za-z0-9-]", requirement)[0] for requirement in installed}
-    assert {"jupyterlab", "mlflow"} <= names
+def test_torch_has_the_bounds_of_pyproject() -> None:
+    lines = (DOCKER / "torch.txt").read_text(encoding="utf-8").splitlines()
+    assert {line for line in lines if not line.startswith("#")} <= set(PROJECT["dependencies"])
 
 
 def test_mlflow_reports_to_nobody() -> None:
-    assert image_environment()["MLFLOW_DISABLE_TELEMETRY"] == "true"
+    code = "from mlflow.telemetry.utils import is_telemetry_disabled as off; raise SystemExit(not off())"
+    own = {"CI", "GITHUB_ACTIONS", "PYTEST_CURRENT_TEST"}  # under these MLflow is silent anyway
+    environment = {name: value for name, value in os.environ.items() if name not in own} | image_environment()
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
 
 
 # Its steps, in a plain folder.
