@@ -83,7 +83,7 @@ def test_the_dockerfile_passes_its_linter() -> None:
     assert run.returncode == 0, run.stdout + run.stderr
 
 
-def test_the_compose_file_keeps_to_the_compose_specification() -> None:
+def test_the_compose_file_keeps_to_its_schema() -> None:
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec"]
     run = subprocess.run([*command, DOCKER / "compose.yaml"], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
@@ -152,7 +152,7 @@ def book(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_image_has_the_chapters_the_package_and_the_checkpoints_and_no_more(book: Path) -> None:
+def test_the_image_has_chapters_and_package(book: Path) -> None:
     assert {path.name for path in book.iterdir()} == {
         *("LICENSE", "README.md", "pyproject.toml"),
         *("cnnprune_utils", "data", "notebooks"),
@@ -181,12 +181,12 @@ def test_the_image_has_the_chapters_the_package_and_the_checkpoints_and_no_more(
         "runs/mlflow.db",
     ],
 )
-def test_what_is_one_persons_or_large_stays_out_of_the_image(name: str) -> None:
+def test_private_and_large_files_stay_out(name: str) -> None:
     assert PatternMatcher(ignored()).matches(name)
     assert not PatternMatcher(ignored()).matches("notebooks/01_train.ipynb")
 
 
-def test_the_package_works_from_what_the_image_has(book: Path) -> None:
+def test_the_package_works_in_the_image(book: Path) -> None:
     code = "from cnnprune_utils.book import checkpoint, plots; print(plots.__file__, checkpoint('baseline').widths)"
     environment = os.environ | {"PYTHONPATH": str(book), "PYTHONDONTWRITEBYTECODE": "1"}
     run = subprocess.run(
@@ -196,7 +196,7 @@ def test_the_package_works_from_what_the_image_has(book: Path) -> None:
     assert run.stdout == f"{book / 'cnnprune_utils' / 'book' / 'plots.py'} (2, 4, 8)\n"
 
 
-def test_pip_installs_what_the_image_has_with_nothing_missing_here(book: Path) -> None:
+def test_pip_installs_the_image(book: Path) -> None:
     """The two `pip install` of the Dockerfile, on this environment, without an index: all they ask for is in it."""
     pytest.importorskip("setuptools", reason="without an index pip cannot fetch it")
     copy = shutil.copytree(book, book.parent / "for_pip")
@@ -314,7 +314,7 @@ def jupyter(folder: Path, user: dict[str, str]) -> Iterator[Server]:
         yield server
 
 
-def test_jupyterlab_refuses_without_the_token_and_answers_with_it(tmp_path: Path) -> None:
+def test_jupyterlab_wants_the_token(tmp_path: Path) -> None:
     with jupyter(tmp_path / "book", {"JUPYTER_TOKEN": TOKEN}) as server:
         assert server.get("/api/contents")[0] == 403
         assert server.get("/api/contents", Authorization="token 0123")[0] == 403
@@ -333,7 +333,7 @@ def test_jupyterlab_refuses_without_the_token_and_answers_with_it(tmp_path: Path
     assert not server.is_healthy()
 
 
-def test_jupyterlab_draws_a_token_when_none_is_given(tmp_path: Path) -> None:
+def test_jupyterlab_draws_a_token(tmp_path: Path) -> None:
     with jupyter(tmp_path / "book", {}) as server:
         assert server.get("/api/contents")[0] == 403
         assert server.get("/api/contents?token=")[0] == 403
@@ -342,7 +342,7 @@ def test_jupyterlab_draws_a_token_when_none_is_given(tmp_path: Path) -> None:
         assert server.get(f"/api/contents?token={drawn[1]}")[0] == 200
 
 
-def test_mlflow_answers_on_loopback_and_keeps_what_it_is_told_in_runs(tmp_path: Path) -> None:
+def test_mlflow_keeps_its_data_in_runs(tmp_path: Path) -> None:
     service = SERVICES["mlflow"]
     assert service["healthcheck"]["test"][0] == "CMD"
     health, environment = service["healthcheck"]["test"][1:], compose_environment("mlflow", {})

@@ -33,7 +33,7 @@ def named(requirement: str) -> tuple[str, str]:
     return name, bounds
 
 
-def test_conda_has_the_packages_of_pyproject_with_the_same_bounds() -> None:
+def test_conda_has_the_bounds_of_pyproject() -> None:
     extras = PROJECT["optional-dependencies"]
     wanted = dict(map(named, [*PROJECT["dependencies"], *extras["book"], *extras["command"]]))
     conda = dict(named(entry) for entry in CONDA["dependencies"] if isinstance(entry, str))
@@ -78,7 +78,7 @@ def test_binder_fetches_the_data_while_it_builds(binder: str, tmp_path: Path) ->
     assert calls.read_text() == f"-m {fashion_mnist.__name__}\n"
 
 
-def test_the_check_for_missing_requirements_knows_every_list(tmp_path: Path) -> None:
+def test_missing_requirements_are_found(tmp_path: Path) -> None:
     """An environment without packages misses all of them; this one misses none, or these tests would not run."""
     script = ROOT / "site" / "missing.py"
     here = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)

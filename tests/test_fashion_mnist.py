@@ -27,7 +27,7 @@ def test_loading_checks_the_files_every_time(splits, tmp_path, monkeypatch):
         load_fashion_mnist(tmp_path)
 
 
-def test_55000_to_train_5000_to_validate_10000_to_test(splits):
+def test_the_splits_have_their_sizes(splits):
     assert [len(part) for part in (splits.train, splits.validation, splits.test)] == [55_000, 5_000, 10_000]
     for part in (splits.train, splits.validation, splits.test):
         assert part.images.shape == (len(part), 1, 28, 28)
@@ -48,14 +48,14 @@ def test_the_class_names_are_torchvisions():
     assert list(CLASS_NAMES) == torchvision.datasets.FashionMNIST.classes
 
 
-def test_train_and_validation_share_no_image_and_make_up_the_60000(splits):
+def test_train_and_validation_are_a_partition(splits):
     reference = torchvision.datasets.FashionMNIST(fetch.data_root(), train=True)
     together = [digest for part in (splits.train, splits.validation) for digest in digests(part)]
     expected = digests(Split(reference.data.unsqueeze(1).float() / 255, reference.targets))
     assert sorted(together) == sorted(expected)
 
 
-def test_images_and_labels_are_the_files_in_their_order(splits):
+def test_images_keep_the_order_of_the_files(splits):
     reference = torchvision.datasets.FashionMNIST(fetch.data_root(), train=False)
     expected = reference.data.numpy().astype(np.float32)[:, None] / np.float32(255)
     assert np.array_equal(splits.test.images.numpy(), expected)
@@ -67,7 +67,7 @@ def digests(split: Split) -> list[bytes]:
     return [hashlib.sha256(image.tobytes() + bytes([label])).digest() for image, label in rows]
 
 
-def test_the_split_is_the_same_on_every_machine_and_with_every_version(splits):
+def test_the_split_is_always_the_same(splits):
     # the committed results were measured on these very images
     whole = hashlib.sha256(b"".join(digests(splits.validation))).hexdigest()
     assert whole[:16] == "0aa36c93ddd3193e"
@@ -84,14 +84,14 @@ def test_the_seed_chooses_the_validation_images(splits):
 
 
 @pytest.mark.parametrize("n", [10, 59_990])
-def test_the_size_of_the_validation_split_can_be_chosen(n, splits):
+def test_the_validation_size_can_be_chosen(n, splits):
     chosen = load_fashion_mnist(validation=n)
     assert chosen.validation.labels.bincount().tolist() == [n // 10] * 10
     assert chosen.train.labels.bincount().tolist() == [6000 - n // 10] * 10
 
 
 @pytest.mark.parametrize("n", [0, -10, 5, 5001, 60_000, 5000.0, "5000", None])
-def test_a_validation_split_that_ten_classes_cannot_share_is_refused(n, monkeypatch):
+def test_an_unbalanced_validation_is_refused(n, monkeypatch):
     monkeypatch.setattr(fetch, "fetch", lambda root: pytest.fail("fetched first"))
     with pytest.raises(ValueError, match=r"multiple of 10.*from 10 to 59990; got") as error:
         load_fashion_mnist(validation=n)

@@ -88,14 +88,14 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- which folder ---
 
 
-def test_the_argument_names_the_folder_before_the_environment_does(tmp_path, monkeypatch):
+def test_argument_beats_variable(tmp_path, monkeypatch):
     monkeypatch.setenv("CNNPRUNE_DATA", str(tmp_path / "environment"))
     assert fetch.data_root(tmp_path / "argument") == tmp_path / "argument"
     assert fetch.data_root(str(tmp_path / "argument")) == tmp_path / "argument"
     assert fetch.data_root() == tmp_path / "environment"
 
 
-def test_without_either_it_is_the_data_folder_of_the_checkout(monkeypatch):
+def test_the_default_is_the_checkouts_data(monkeypatch):
     checkout = Path(fetch.__file__).resolve().parents[2]
     if not (checkout / "pyproject.toml").is_file():
         pytest.skip("the package is installed, there is no checkout")
@@ -106,7 +106,7 @@ def test_without_either_it_is_the_data_folder_of_the_checkout(monkeypatch):
 
 
 @pytest.mark.parametrize("has", ["data", "pyproject.toml", "neither"])
-def test_an_installed_package_uses_the_cache_folder_of_the_user(has, tmp_path, monkeypatch):
+def test_an_installed_package_uses_the_cache(has, tmp_path, monkeypatch):
     if has == "data":
         (tmp_path / "data").mkdir()
     if has == "pyproject.toml":
@@ -116,7 +116,7 @@ def test_an_installed_package_uses_the_cache_folder_of_the_user(has, tmp_path, m
     assert fetch.data_root() == platformdirs.user_cache_path("cnnprune")
 
 
-def test_a_home_folder_and_a_relative_folder_are_made_absolute(tmp_path, monkeypatch):
+def test_folders_become_absolute(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     monkeypatch.chdir(tmp_path)
@@ -127,7 +127,7 @@ def test_a_home_folder_and_a_relative_folder_are_made_absolute(tmp_path, monkeyp
 # --- the order of the sources ---
 
 
-def test_the_sources_are_the_system_then_torchvisions_mirrors_then_apt():
+def test_sources_are_system_mirrors_apt():
     names = [source.name for source in fetch.sources()]
     mirrors = torchvision.datasets.FashionMNIST.mirrors
     assert len(names) == len(mirrors) + 2
@@ -136,12 +136,12 @@ def test_the_sources_are_the_system_then_torchvisions_mirrors_then_apt():
     assert "apt-get download" in names[-1]
 
 
-def test_the_files_are_those_that_torchvision_downloads():
+def test_files_are_torchvisions():
     resources = torchvision.datasets.FashionMNIST.resources
     assert {f"{name}.gz" for name in fetch.FILES} == {name for name, _ in resources}
 
 
-def test_files_that_are_there_and_right_need_no_source_and_nothing_is_written(raw):
+def test_right_files_need_no_source(raw):
     raw.mkdir(parents=True)
     for name, value in CONTENTS.items():
         (raw / name).write_bytes(value)
@@ -150,7 +150,7 @@ def test_files_that_are_there_and_right_need_no_source_and_nothing_is_written(ra
     assert {path: path.stat().st_mtime_ns for path in (raw, *raw.iterdir())} == before
 
 
-def test_sources_are_asked_in_order_until_one_works(raw, tmp_path):
+def test_sources_are_asked_in_order(raw, tmp_path):
     calls: list[str] = []
     folder = packed_files(tmp_path / "packed")
     in_order = [broken("a", "down", calls), source("b", folder, calls), source("c", folder, calls)]
@@ -159,7 +159,7 @@ def test_sources_are_asked_in_order_until_one_works(raw, tmp_path):
     assert contents(raw) == CONTENTS
 
 
-def test_a_source_is_asked_only_for_what_is_missing(raw, good):
+def test_only_missing_files_are_asked_for(raw, good):
     raw.mkdir(parents=True)
     first, *rest = CONTENTS
     (raw / first).write_bytes(CONTENTS[first])
@@ -174,7 +174,7 @@ def test_a_source_is_asked_only_for_what_is_missing(raw, good):
     assert origin == {first: "already there"} | dict.fromkeys(rest, "good")
 
 
-def test_the_next_source_completes_what_a_bad_file_of_the_first_left_out(raw, tmp_path, good):
+def test_the_next_source_completes(raw, tmp_path, good):
     names = list(CONTENTS)
     half = packed_files(tmp_path / "half", CONTENTS | {names[2]: b"something else"})
     origin = fetch.fetch_files(raw, CHECKSUMS, [source("half", half), good])
@@ -182,7 +182,7 @@ def test_the_next_source_completes_what_a_bad_file_of_the_first_left_out(raw, tm
     assert contents(raw) == CONTENTS
 
 
-def test_the_systems_copy_is_used_without_asking_the_network(small, raw, tmp_path, monkeypatch):
+def test_the_systems_copy_needs_no_network(small, raw, tmp_path, monkeypatch):
     monkeypatch.setattr(fetch, "SYSTEM_FOLDER", packed_files(tmp_path / "system"))
     monkeypatch.setattr(fetch.pooch, "create", lambda **options: pytest.fail("asked the network"))
     monkeypatch.setattr(apt_module, "unpack", lambda *arguments: pytest.fail("started apt"))
@@ -206,7 +206,7 @@ def test_the_systems_copy_is_used_without_asking_the_network(small, raw, tmp_pat
     ],
     ids=["other", "truncated", "html", "damaged", "empty"],
 )
-def test_a_file_with_other_contents_never_enters_the_folder(spoil, said, raw, tmp_path):
+def test_wrong_contents_never_enter(spoil, said, raw, tmp_path):
     folder = packed_files(tmp_path / "packed")
     for path in folder.iterdir():
         path.write_bytes(spoil(path.read_bytes()))
@@ -215,7 +215,7 @@ def test_a_file_with_other_contents_never_enters_the_folder(spoil, said, raw, tm
     assert contents(raw) == {}
 
 
-def test_an_archive_that_unpacks_without_end_is_not_read_to_its_end(raw, tmp_path, monkeypatch):
+def test_a_zip_bomb_is_not_unpacked(raw, tmp_path, monkeypatch):
     monkeypatch.setattr(fetch, "LARGEST", 1 << 16)
     huge = bytes(1 << 20)
     folder = packed_files(tmp_path / "packed", dict.fromkeys(CONTENTS, huge))
@@ -225,7 +225,7 @@ def test_an_archive_that_unpacks_without_end_is_not_read_to_its_end(raw, tmp_pat
 
 
 @pytest.mark.parametrize("wrong", [b"", b"half", CONTENTS["train-images-idx3-ubyte"][:-1] + b"!"])
-def test_a_damaged_file_is_replaced_and_the_others_stay(wrong, raw, good):
+def test_only_damaged_files_are_replaced(wrong, raw, good):
     fetch.fetch_files(raw, CHECKSUMS, [good])
     (raw / "train-images-idx3-ubyte").write_bytes(wrong)
     origin = fetch.fetch_files(raw, CHECKSUMS, [good])
@@ -233,7 +233,7 @@ def test_a_damaged_file_is_replaced_and_the_others_stay(wrong, raw, good):
     assert contents(raw) == CONTENTS
 
 
-def test_a_damaged_file_stays_as_it_was_when_no_source_has_a_better_one(raw, good):
+def test_a_damaged_file_stays_without_a_better(raw, good):
     fetch.fetch_files(raw, CHECKSUMS, [good])
     (raw / "t10k-labels-idx1-ubyte").write_bytes(b"damaged")
     with pytest.raises(FetchError, match="t10k-labels-idx1-ubyte: there, but with a wrong checksum"):
@@ -244,7 +244,7 @@ def test_a_damaged_file_stays_as_it_was_when_no_source_has_a_better_one(raw, goo
 # --- interruptions, and two at once ---
 
 
-def test_an_interruption_while_a_file_is_written_leaves_nothing_of_it(raw, good, monkeypatch):
+def test_interrupted_writes_leave_nothing(raw, good, monkeypatch):
     def write_half(path: Path, value: bytes) -> int:
         with path.open("wb") as file:
             file.write(value[: len(value) // 2])
@@ -256,7 +256,7 @@ def test_an_interruption_while_a_file_is_written_leaves_nothing_of_it(raw, good,
     assert contents(raw) == {}
 
 
-def test_an_interruption_before_the_last_step_leaves_nothing_of_the_file(raw, good, monkeypatch):
+def test_interrupted_before_the_rename(raw, good, monkeypatch):
     def interrupted(part: Path, target: Path) -> None:
         assert part.parent == target.parent  # one file system: the step is atomic
         assert part.read_bytes() == CONTENTS[target.name]
@@ -268,7 +268,7 @@ def test_an_interruption_before_the_last_step_leaves_nothing_of_the_file(raw, go
     assert contents(raw) == {}
 
 
-def test_an_interrupted_download_leaves_whole_files_and_no_temporary_folder(raw, good, tmp_path, monkeypatch):
+def test_interrupted_downloads_leave_whole_files(raw, good, tmp_path, monkeypatch):
     monkeypatch.setattr(fetch.tempfile, "tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
 
@@ -306,7 +306,7 @@ TWO_AT_ONCE = """
 """
 
 
-def test_two_processes_that_fetch_at_once_both_end_well(raw, tmp_path):
+def test_two_processes_can_fetch_at_once(raw, tmp_path):
     large = {name: os.urandom(1 << 20) * 8 for name in CONTENTS}
     packed = packed_files(tmp_path / "packed", large)
     lines = (f"{name} {hashlib.sha256(value).hexdigest()}" for name, value in large.items())
@@ -386,7 +386,7 @@ def test_torchvisions_mirrors_are_used(small, no_debian, raw, tmp_path, server, 
     assert server.asked[-4:] == [f"/some/folder/{name}.gz" for name in CONTENTS]
 
 
-def test_a_file_that_arrives_damaged_is_asked_for_again(small, no_debian, raw, tmp_path, server, monkeypatch):
+def test_a_damaged_download_is_repeated(small, no_debian, raw, tmp_path, server, monkeypatch):
     monkeypatch.setattr(fetch, "RETRIES", 1)
     mirror = f"http://127.0.0.1:{server.server_port}/"
     monkeypatch.setattr(torchvision.datasets.FashionMNIST, "mirrors", [mirror])
@@ -407,9 +407,7 @@ def test_a_dead_network_fails_within_seconds(small, no_debian, tmp_path, silent,
     assert 0.4 < time.monotonic() - started < 5
 
 
-def test_a_mirror_that_falls_silent_in_the_middle_of_a_file_is_given_up(
-    small, no_debian, raw, tmp_path, server, monkeypatch
-):
+def test_a_silent_mirror_is_given_up(small, no_debian, raw, tmp_path, server, monkeypatch):
     server.resume.clear()
     monkeypatch.setattr(fetch, "SILENCE", 0.5)
     mirror = f"http://127.0.0.1:{server.server_port}/"
@@ -476,7 +474,7 @@ def called(calls: Path) -> list[str]:
     ]
 
 
-def test_the_package_is_downloaded_and_unpacked_without_installing_it(apt, raw, tmp_path):
+def test_apt_unpacks_without_installing(apt, raw, tmp_path):
     assert set(fetch.fetch(tmp_path / "root").origin.values()) == {"apt"}
     assert contents(raw) == CONTENTS
     assert called(apt) == ["download", "-x"]
@@ -487,21 +485,21 @@ def test_the_package_is_downloaded_and_unpacked_without_installing_it(apt, raw, 
     ["E: Unable to locate package dataset-fashion-mnist", "E: Failed to fetch http://x  404  Not Found [IP: 1]"],
     ids=["empty", "old"],
 )
-def test_with_empty_or_old_package_lists_apt_gets_its_own(says, apt, raw, tmp_path, monkeypatch):
+def test_apt_updates_old_package_lists(says, apt, raw, tmp_path, monkeypatch):
     monkeypatch.setenv("SAYS", says)
     assert set(fetch.fetch(tmp_path / "root").origin.values()) == {"apt"}
     assert contents(raw) == CONTENTS
     assert called(apt) == ["download", "update own", "download own", "-x"]
 
 
-def test_a_network_that_apt_cannot_reach_is_not_tried_again(apt, tmp_path, monkeypatch):
+def test_apt_does_not_retry_without_network(apt, tmp_path, monkeypatch):
     monkeypatch.setenv("SAYS", "E: Failed to fetch http://x  Connection failed [IP: 1]")
     with pytest.raises(FetchError, match="apt: E: Failed to fetch http://x  Connection failed"):
         fetch.fetch(tmp_path / "root")
     assert called(apt) == ["download"]
 
 
-def test_a_package_that_apt_does_not_know_even_then_is_said(apt, tmp_path, monkeypatch):
+def test_an_unknown_package_is_reported(apt, tmp_path, monkeypatch):
     monkeypatch.setenv("SAYS", "E: Unable to locate package dataset-fashion-mnist")
     monkeypatch.setenv("GONE", "1")
     with pytest.raises(FetchError, match="apt: apt-get ended with code 100; E: Unable to locate package"):
@@ -518,7 +516,7 @@ def test_an_apt_that_hangs_is_given_up(apt, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("absent", ["apt-get", "dpkg-deb"])
-def test_a_machine_without_the_debian_tools_is_told_so(absent, apt, tmp_path, monkeypatch):
+def test_missing_debian_tools_are_reported(absent, apt, tmp_path, monkeypatch):
     programs = tmp_path / "programs"
     (programs / absent).unlink()
     monkeypatch.setenv("PATH", str(programs))
@@ -526,7 +524,7 @@ def test_a_machine_without_the_debian_tools_is_told_so(absent, apt, tmp_path, mo
         fetch.fetch(tmp_path / "root")
 
 
-def test_everything_that_apt_writes_is_in_the_temporary_folder(apt, tmp_path, monkeypatch):
+def test_apt_writes_to_the_scratch_folder(apt, tmp_path, monkeypatch):
     monkeypatch.setenv("SAYS", "E: Unable to locate package dataset-fashion-mnist")
     scratch = tmp_path / "scratch"
     scratch.mkdir()
@@ -541,7 +539,7 @@ def test_everything_that_apt_writes_is_in_the_temporary_folder(apt, tmp_path, mo
 # --- when nothing works ---
 
 
-def test_one_error_says_the_three_ways_and_what_each_source_said(raw):
+def test_the_error_has_causes_and_ways_out(raw):
     with pytest.raises(FetchError) as error:
         fetch.fetch_files(raw, CHECKSUMS, [broken("first", "is closed today"), broken("second", "has moved")])
     message = str(error.value)
@@ -562,7 +560,7 @@ def test_files_put_there_by_hand_are_accepted(raw, good):
     assert set(fetch.fetch_files(raw, CHECKSUMS, []).values()) == {"already there"}
 
 
-def test_a_folder_that_cannot_be_written_is_said_before_anything_is_fetched(tmp_path, good):
+def test_an_unwritable_folder_is_reported_first(tmp_path, good):
     (tmp_path / "file").touch()
     calls: list[str] = []
     with pytest.raises(FetchError, match=r"nothing can be written there.*CNNPRUNE_DATA"):
@@ -584,7 +582,7 @@ def test_the_command_says_what_it_did(small, raw, good, monkeypatch, capsys):
         assert all(line.endswith(f"  SHA-256 ok  {origin}") for line in printed[-4:])
 
 
-def test_the_command_fails_with_the_message_and_no_traceback(tmp_path):
+def test_the_command_shows_no_traceback(tmp_path):
     if fetch.SYSTEM_FOLDER.is_dir():
         pytest.skip(f"{fetch.PACKAGE} is installed, so the command succeeds")
     nowhere = "http://127.0.0.1:9"  # refuses at once
@@ -610,7 +608,7 @@ def test_the_command_finds_the_real_data(splits):
     assert str(fetch.data_root() / "FashionMNIST" / "raw") in done.stdout
 
 
-def test_the_command_killed_politely_leaves_no_temporary_files(apt, tmp_path):
+def test_sigterm_leaves_no_temporary_files(apt, tmp_path):
     if fetch.SYSTEM_FOLDER.is_dir():
         pytest.skip(f"{fetch.PACKAGE} is installed, so nothing is downloaded")
     (tmp_path / "temporary").mkdir()
