@@ -251,10 +251,10 @@ def test_damage_anywhere_is_a_picture_or_one_line(kind: str, model: nn.Module, t
 
 
 def test_what_is_no_file_is_one_line(model: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert failure(model, tmp_path / "missing.png") == "there is no such file or folder"
+    assert failure(model, tmp_path / "missing.png") == "no such file or folder"
     assert failure(model, tmp_path / ("n" * 300)) == "File name too long"
     os.symlink(tmp_path / "nowhere", tmp_path / "link.png")
-    assert failure(model, tmp_path / "link.png") == "there is no such file or folder"
+    assert failure(model, tmp_path / "link.png") == "no such file or folder"
     os.mkfifo(tmp_path / "pipe.png")
     assert "pipe" in failure(model, tmp_path / "pipe.png")
 
@@ -269,7 +269,7 @@ def test_what_is_no_file_is_one_line(model: nn.Module, tmp_path: Path, monkeypat
 
 
 def test_read_says_the_same_as_an_error(tmp_path: Path) -> None:
-    with pytest.raises(PictureError, match=r"^there is no such file or folder$"):
+    with pytest.raises(PictureError, match=r"^no such file or folder$"):
         read(tmp_path / "missing.png")
 
 
@@ -331,7 +331,7 @@ def test_the_model_stays_as_it_was(model: nn.Module, boot: Image.Image, tmp_path
 
 def test_wrong_models_and_batches_are_refused(splits: Splits) -> None:
     images = splits.test.images[:2]
-    with pytest.raises(ValueError, match=r"shape \(2, 7\) for 2 images; there must be 10"):
+    with pytest.raises(ValueError, match=r"shape \(2, 7\) for 2 images; it must return 10"):
         predict_images(nn.Sequential(nn.Flatten(), nn.Linear(784, 7)), images, ["0", "1"])
     broken = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
     nn.init.constant_(broken[1].bias, torch.nan)

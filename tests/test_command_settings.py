@@ -110,8 +110,11 @@ def test_settings_written_as_yaml_are_read_back() -> None:
         ({"scoring": {"macs_penalty": -0.1}}, "scoring.macs_penalty=-0.1 must be at least 0"),
         ({"pruning": {"remove": -1}}, "pruning.remove=-1 must be at least 0"),
         ({"pruning": {"remove": 12}}, "pruning.remove=12: at most 11 of the 14 filters can leave"),
-        ({"pruning": {"remove": {"network.1": 1}}}, "no layer network.1; there are network.0, network.2, network.4"),
-        ({"pruning": {"remove": {"network.0": 2}}}, "2 filters of network.0, which has 2 .* at most 1 can leave"),
+        (
+            {"pruning": {"remove": {"network.1": 1}}},
+            "no layer network.1. The layers are network.0, network.2, network.4",
+        ),
+        ({"pruning": {"remove": {"network.0": 2}}}, "2 filters of network.0, which has 2 .* at most 1 can be removed"),
         ({"pruning": {"remove": {"network.0": -1}}}, "pruning.remove of network.0=-1 must be at least 0"),
         ({"pruning": {"parameters": 9000}}, "pruning.remove=8 and pruning.parameters=9000 .* --pruning.remove null"),
         ({"pruning": {"remove": None}}, "nothing says how far to prune"),

@@ -232,7 +232,7 @@ def test_settings_choose_the_images(splits: Splits, monkeypatch: pytest.MonkeyPa
     assert len(loaded.validation) == len(splits.validation)
 
 
-# done, ended in the middle, done anew
+# done, interrupted, redone
 
 
 def test_a_done_step_is_only_reported(go: Go) -> None:
@@ -329,7 +329,7 @@ def test_the_first_missing_step_is_named(go: Go, tmp_path: Path) -> None:
         go(steps=("score",))
     assert not (tmp_path / "run").exists()
     go(steps=("train",))
-    with pytest.raises(RunError, match="lacks what finetune begins with; first: cnnprune score"):
+    with pytest.raises(RunError, match=r"lacks the results of score\. Run first: cnnprune score"):
         go(steps=("finetune",))
 
 

@@ -294,8 +294,8 @@ def test_a_refusing_server_is_caught_up_later(server: str, capsys: pytest.Captur
     nobody = f"http://127.0.0.1:{free_port()}"
     assert main(["run", "mine", *SMALL, "--tracking.uri", nobody]) == 0
     assert the_warning(capsys) == (
-        f"warning: MLflow, {nobody}: it does not answer. The run goes on; everything is kept in mine, and "
-        "the next command for it logs what is missing"
+        f"warning: MLflow, {nobody}: it does not answer. The run continues; everything is kept in mine, and "
+        "the next command for it logs the rest"
     )
     assert all(RunFolder(Path("mine")).done(step) for step in STEPS)
     assert main(["run", "mine", "--tracking.uri", server]) == 0
@@ -355,7 +355,7 @@ def test_a_lost_server_does_not_end_a_run(
     with in_between(server) as (uri, go_away):
         monkeypatch.setitem(STEP_FUNCTIONS, "prune", lambda run: (go_away(), prune(run)))
         assert main(["run", "mine", *SMALL, "--tracking.uri", uri]) == 0
-    assert f"MLflow, {uri}: it does not answer. The run goes on; everything is kept in mine" in the_warning(capsys)
+    assert f"MLflow, {uri}: it does not answer. The run continues; everything is kept in mine" in the_warning(capsys)
     assert all(RunFolder(Path("mine")).done(step) for step in STEPS)
     run = run_of(Path("mine"), server)
     assert run["info"]["status"] == "RUNNING"  # nobody could tell it
@@ -468,7 +468,7 @@ def test_ui_shows_the_file_on_loopback(capfd: pytest.CaptureFixture[str]) -> Non
         urllib.request.urlopen(uri, timeout=5)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=["a polite kill", "a closed terminal"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=["SIGTERM", "a closed terminal"])
 def test_what_ends_the_pages_ends_their_server(number: signal.Signals) -> None:
     with pages() as (uri, ui):
         ui.send_signal(number)
@@ -522,7 +522,7 @@ def test_a_port_that_is_taken_is_one_line(capsys: pytest.CaptureFixture[str]) ->
         port = taken.getsockname()[1]
         assert main(["ui", "--port", str(port)]) == cli.FAILED
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"error: port {port} of 127.0.0.1 cannot be had (")
+    assert line.startswith(f"error: port {port} on 127.0.0.1 is unavailable (")
     assert not Path("runs").exists()
 
 
@@ -541,10 +541,10 @@ def test_a_wrong_address_is_refused_at_once(
     for uri in ("bogus", "file:///runs"):
         for line in (["predict", "shoes", "--index", "0", "--tracking.uri", uri], ["ui", "--tracking.uri", uri]):
             assert main(line) == cli.FAILED
-            assert capsys.readouterr().err.startswith(f"error: {uri} is no address of an MLflow store")
+            assert capsys.readouterr().err.startswith(f"error: {uri} is not the address of an MLflow store")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "./mlruns")
     assert main(["run", "mine", *SMALL]) == cli.FAILED
-    assert capsys.readouterr().err.startswith("error: ./mlruns is no address of an MLflow store")
+    assert capsys.readouterr().err.startswith("error: ./mlruns is not the address of an MLflow store")
     assert not Path("mine").exists()
 
 

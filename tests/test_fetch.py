@@ -520,7 +520,7 @@ def test_missing_debian_tools_are_reported(absent, apt, tmp_path, monkeypatch):
     programs = tmp_path / "programs"
     (programs / absent).unlink()
     monkeypatch.setenv("PATH", str(programs))
-    with pytest.raises(FetchError, match=f"apt: {absent} is not on this machine"):
+    with pytest.raises(FetchError, match=f"apt: {absent} is not installed"):
         fetch.fetch(tmp_path / "root")
 
 
@@ -596,7 +596,7 @@ def test_the_command_shows_no_traceback(tmp_path):
     assert done.returncode == 1
     assert "trying Debian's package on this system" in done.stdout
     assert "Three ways to get it" in done.stderr
-    assert "apt-get is not on this machine" in done.stderr
+    assert "apt-get is not installed" in done.stderr
     assert "Traceback" not in done.stderr
     assert contents(tmp_path / "FashionMNIST" / "raw") == {}
 

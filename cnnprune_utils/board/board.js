@@ -441,7 +441,7 @@ function build(root, facts, eyes, { start = 0, picture: first = 0, moved = () =>
 const axis = () =>
   make("div", { class: "gb-axis", "aria-hidden": "true" }, ...["0 %", "accuracy", "100 %"].map((t) => make("span", {}, t)));
 
-// drawn by lot: JupyterLab loads this module anew for each board, so that no count knows of the others
+// random: JupyterLab loads this module again for each board, so a counter would not know of the others
 const newId = () => `gate-board-${Math.random().toString(36).slice(2)}`;
 const readRecord = async (record) => ({ ...(await readFacts(record)), id: newId() });
 

@@ -1,4 +1,4 @@
-"""The gate board for a web page: one classic script and one style sheet, without a kernel and without any request.
+"""The gate board for a web page: one classic script and one style sheet, without a kernel or network requests.
 
 Chromium runs no module scripts from file://, so the widget's module becomes a classic script with the data inside.
 """
@@ -14,7 +14,7 @@ _EXPORT = "export default { render };\n"
 
 
 def script() -> str:
-    """The board as a classic script: it fills every element that has the attribute ``data-gate-board``."""
+    """Return the board as a classic script, which fills every element with the attribute ``data-gate-board``."""
     source = (files(__package__) / "board.js").read_text(encoding="utf-8")
     if source.count("export") != 1 or not source.endswith(_EXPORT):
         raise ValueError("board.js must export once, at its end, as a widget's module does.")
@@ -23,7 +23,7 @@ def script() -> str:
 
 
 def style() -> str:
-    """The board's style sheet."""
+    """Return the board's style sheet."""
     return (files(__package__) / "board.css").read_text(encoding="utf-8")
 
 

@@ -1,4 +1,4 @@
-"""Which notebooks are chapters: the one rule that the pages, the benchmarks and the tests go by."""
+"""The rule for which notebooks are chapters. The web pages, the benchmarks and the tests all use it."""
 
 from __future__ import annotations
 
