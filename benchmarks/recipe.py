@@ -52,7 +52,7 @@ def make_small_plan(baseline: nn.Module, splits: Splits) -> Plan:
 def one_at_a_time(baseline: nn.Module, splits: Splits, seed: int = 0) -> nn.Module:
     """Chapter 5's one at a time, for as many filters of the last convolution as :func:`make_small_plan` removes.
 
-    Scored again before each leaves, with a few updates between.
+    Scores again before each removal, with a few updates between.
 
     The updates between come to one epoch in all; the rest of :func:`fine_tune`'s epochs follow.
     """

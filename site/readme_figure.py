@@ -12,7 +12,7 @@ FIGURE = ROOT / "data" / "accuracy_against_removed.png"
 
 
 def last_picture(notebook: Path) -> bytes:
-    """The last PNG among the notebook's stored outputs.
+    """Return the last PNG among the notebook's stored outputs.
 
     Raises:
         ValueError: there is none: the notebook was stored without outputs.
