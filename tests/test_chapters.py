@@ -1,4 +1,4 @@
-"""What a chapter is, and where the chapters are listed."""
+"""The rule for which notebooks are chapters, and the lists of them on the web pages."""
 
 from __future__ import annotations
 

@@ -183,7 +183,7 @@ def test_a_picture_of_nothing_says_so(tmp_path: Path) -> None:
     assert "one shade everywhere" in read(saved(Image.new("L", (50, 50), 9), tmp_path / "blank.png"))[1]
 
 
-# Files that are no pictures.
+# Files that are not pictures.
 
 
 def bomb(width: int, height: int) -> bytes:

@@ -47,7 +47,7 @@ class Interrupted(BaseException):
 
 
 class Recorder(Observer):
-    """What an observer hears; and the process ends once it hears ``fatal``."""
+    """Records the calls of an observer, and ends the process at ``fatal``."""
 
     def __init__(self, fatal: tuple[Any, ...] | None = None) -> None:
         self.heard: list[tuple[Any, ...]] = []
@@ -120,7 +120,7 @@ def go(small: Splits, tmp_path: Path) -> Go:
 
 @pytest.fixture(scope="module")
 def in_one_go(small: Splits, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, bytes]]:
-    """What a run that nothing ends leaves, with these changes."""
+    """Return the folder of an uninterrupted run, with these changes."""
 
     @cache
     def of(values: str) -> dict[str, bytes]:

@@ -1,4 +1,4 @@
-"""The specification of what MLflow is told of a run: asked back from a real server, by its REST API and by MLflow."""
+"""Runs logged in MLflow, read back from a real server through its REST API and MLflow's client."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def free_port() -> int:
 
 
 def ask(uri: str, path: str, **body: Any) -> dict[str, Any]:
-    """What the REST API says: GET, or POST with a body."""
+    """Return the answer of the REST API to GET, or to POST with a body."""
     data = json.dumps(body).encode() if body else None
     request = urllib.request.Request(f"{uri}/api/2.0/mlflow/{path}", data, {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=60) as answer:
@@ -213,7 +213,7 @@ def test_mlflow_returns_the_same_networks(
     assert kinds <= {"", ".json", ".yaml", ".txt", ".py", ".safetensors"}
 
 
-# told again
+# logged again
 
 
 def test_nothing_is_logged_twice(tracked: Tracked, server: str, few_images: None) -> None:

@@ -50,7 +50,7 @@ def arguments(wanted: str) -> list[str]:
 
 
 def copies() -> list[tuple[list[str], str]]:
-    """What the Dockerfile copies: sources in the repository, and the place in the image."""
+    """Return what the Dockerfile copies: sources in the repository, and the place in the image."""
     words = [[word for word in rest.split() if not word.startswith("--")] for rest in arguments("COPY")]
     return [(line[:-1], line[-1]) for line in words]
 
@@ -136,7 +136,7 @@ def test_mlflow_reports_to_nobody() -> None:
 
 @pytest.fixture(scope="module")
 def book(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the image's /book would hold."""
+    """Return a folder with the content of the image's /book."""
     # the library adds two names, for engines that have their files at the root
     names = exclude_paths(str(ROOT), ignored()) - {"Dockerfile", ".dockerignore"}
     sent = {name for name in names if (ROOT / name).is_file()}

@@ -49,7 +49,7 @@ def test_conda_has_a_python_that_pip_allows() -> None:
 
 @pytest.fixture(scope="module")
 def binder() -> str:
-    """What Binder would do with this checkout: its own reader's log and Dockerfile. Nothing is built."""
+    """Return the log and the Dockerfile of repo2docker, which Binder uses, for this checkout. Nothing is built."""
     run = subprocess.run(
         [sys.executable, "-m", "repo2docker", "--no-build", "--debug", "."],
         cwd=ROOT,

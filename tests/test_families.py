@@ -1,4 +1,4 @@
-"""What stays in torchvision's networks, and why: an upgrade of PyTorch must not freeze a layer in silence.
+"""The layers that stay in torchvision's networks, and why: an upgrade of PyTorch must not freeze a layer in silence.
 
 After a change that is meant, ``python -m benchmarks.reach --write-expectation`` writes the file that is compared with.
 """

@@ -1,4 +1,4 @@
-"""Where Fashion-MNIST comes from. Sources are faked with small files, never the rules."""
+"""Fetching Fashion-MNIST. The sources are faked with small files, the rules are real."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CHECKSUMS = {name: hashlib.sha256(contents).hexdigest() for name, contents in CO
 
 
 def mirrored(name: str) -> bytes:
-    """What a mirror sends."""
+    """Return the bytes that a mirror sends."""
     return gzip.compress(CONTENTS[name], mtime=0)
 
 
@@ -466,7 +466,7 @@ def apt(small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def called(calls: Path) -> list[str]:
-    """What was called, in short: the program and its verb, and whether it had its own package lists."""
+    """Return the calls, in short: the program and its verb, and whether it had its own package lists."""
     words = {"update", "download", "-x"}
     return [
         " ".join(word for word in line.split() if word in words) + (" own" if "Dir::State=" in line else "")

@@ -1,4 +1,4 @@
-"""What can be imported from cnnprune_utils and from cnnprune_utils.book, and that it loads only what is used."""
+"""The names of cnnprune_utils and cnnprune_utils.book, which load only the modules that are used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What notebooks/nbval_sanitize.cfg lets pass when outputs are compared, and what it does not."""
+"""The differences between outputs that notebooks/nbval_sanitize.cfg lets pass, and those that it does not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every notebook of the book keeps to, read from its file. `pytest --nbval` executes them."""
+"""The rules for every notebook of the book, checked in its file. `pytest --nbval` executes them."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def ignores_output(cell: NotebookNode) -> bool:
 
 
 def texts(cell: NotebookNode) -> list[str]:
-    """What a cell's outputs show as text, HTML included."""
+    """Return the text of a cell's outputs, HTML included."""
     shown = []
     for output in cell.outputs:
         shown.append(output.get("text", ""))

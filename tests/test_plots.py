@@ -1,4 +1,4 @@
-"""What the figures show is what they were given: numbers in percent where the axis says so, one colour a layer."""
+"""The figures show the data that they were given: numbers in percent where the axis says so, one colour a layer."""
 
 from __future__ import annotations
 

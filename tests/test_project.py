@@ -1,4 +1,4 @@
-"""What holds the repository together: continuous integration, README, citation."""
+"""Continuous integration, README and citation of the repository."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What README promises beyond its two commands: its lines of Python run, and the figure is the chapter's."""
+"""The Python and the commands in README run, and its figure is that of chapter 4."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```(?:\n\n```text\n(.*?)```)?", README, fl
 
 @pytest.fixture(scope="module")
 def names(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What the blocks of Python define, executed in their order; what each printed, and the value of its last line."""
+    """Return the names that the blocks of Python define, run in order, the outputs, and the values of last lines."""
     folder, found = tmp_path_factory.mktemp("readme"), dict[str, Any]()
     torch.manual_seed(0)
     printed, values = [], []

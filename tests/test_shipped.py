@@ -33,7 +33,7 @@ def test_an_unknown_name_lists_the_known(read, there: str) -> None:
 
 
 def test_the_wheel_has_every_file() -> None:
-    """All that is no module is package data."""
+    """Every file that is not a module is package data."""
     tool = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     package = ROOT / "cnnprune_utils"
     assert {path.parent for path in package.rglob("*.py")} == {

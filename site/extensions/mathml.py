@@ -2,7 +2,7 @@
 
 Every browser of today lays MathML out by itself, so a page needs no script for its mathematics, asks nothing of the
 network, shows its formulas at first paint, and reads them to those who listen. latex2mathml does the translation; what
-it leaves to be wished, mostly the space around operators, is mended here. A command that it does not know is a
+it lacks, mostly the space around operators, is added here. A command that it does not know is a
 warning, and the book is built with warnings as errors.
 """
 
