@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torchvision.models import segmentation, video
 from tqdm import tqdm
 
+from cnnprune_utils.files import write
 from cnnprune_utils.gates import mask
 from cnnprune_utils.plan import Plan
 from cnnprune_utils.structure import prunable_layers, skipped_layers
@@ -319,7 +320,7 @@ def write_expectation(names: Sequence[str]) -> None:
     found = before | {name: reasons(name) for name in tqdm(names, leave=False)}
     versions = {"torch": torch.__version__.split("+")[0], "torchvision": torchvision.__version__.split("+")[0]}
     networks = {name: found[name] for name in EXPECTED if name in found}
-    EXPECTATION.write_text(json.dumps({"versions": versions, "networks": networks}, indent=1) + "\n")
+    write(EXPECTATION, json.dumps({"versions": versions, "networks": networks}, indent=1) + "\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

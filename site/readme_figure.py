@@ -7,6 +7,8 @@ from pathlib import Path
 
 import nbformat
 
+from cnnprune_utils.files import write
+
 ROOT = Path(__file__).resolve().parent.parent
 FIGURE = ROOT / "data" / "accuracy_against_removed.png"
 
@@ -26,4 +28,4 @@ def last_picture(notebook: Path) -> bytes:
 
 
 if __name__ == "__main__":
-    FIGURE.write_bytes(last_picture(ROOT / "notebooks" / "04_prune.ipynb"))
+    write(FIGURE, last_picture(ROOT / "notebooks" / "04_prune.ipynb"))

@@ -99,7 +99,7 @@ def test_board_and_command_are_independent() -> None:
 
 
 def test_imports_inside_functions_count() -> None:
-    assert {"saving", "book.cnn", "command.folder", "command.pictures"} <= imports("command.cli")
+    assert {"saving", "book.cnn", "command.folder", "command.predictions"} <= imports("command.cli")
 
 
 @pytest.mark.parametrize("page", ["ARCHITECTURE.md", "CONTRIBUTING.md"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 from importlib.resources import files
 from pathlib import Path
 
+from ..files import write
 from .facts import shipped_json
 
 _EXPORT = "export default { render };\n"
@@ -33,4 +34,4 @@ def write_files(folder: Path) -> None:
     for name, content in (("gate-board.js", script()), ("gate-board.css", style())):
         path = folder / name
         if not path.exists() or path.read_text(encoding="utf-8") != content:
-            path.write_text(content, encoding="utf-8")
+            write(path, content)

@@ -123,7 +123,7 @@ def _do(command: str, folder: RunFolder, settings: Settings, redo: bool) -> None
 
 def _predict(options: Namespace) -> int:
     from ..book.fashion_mnist import load_fashion_mnist
-    from .pictures import Failure, as_json, as_text, predict_files, predict_images
+    from .predictions import Failure, as_json, as_text, predict_files, predict_images
 
     paths, numbers = options.get("images") or [], options.get("index") or []
     if not paths and not numbers:
@@ -153,7 +153,7 @@ def _model(name: str, uri: str | None) -> nn.Module:
         ValueError, OSError: it does not exist, is damaged, or was not made for Fashion-MNIST.
     """
     from ..saving import load_model
-    from .store import NoStore, fetch_network, place
+    from .store import NETWORKS, NoStore, fetch_network, place
 
     path = Path(name)
     if not path.exists() and path.suffix != ".safetensors" and len(path.parts) <= 2 and path.parts[0] != "runs":
@@ -163,12 +163,12 @@ def _model(name: str, uri: str | None) -> nn.Module:
         except NoStore as error:
             raise ValueError(f"there is no run folder and no file {name}; {error}") from error
     if path.is_dir():
-        files = [path / f"{name}.safetensors" for name in ("finetuned", "pruned", "baseline")]
+        files = [path / f"{name}.safetensors" for name in NETWORKS]
         there = [file for file in files if file.is_file()]
         if not there:
             raise ValueError(f"{path} holds no network of a run; `cnnprune train` makes one")
         path = there[0]
-        if path.stem != "finetuned":
+        if path.stem != NETWORKS[0]:
             _say(f"note: the {path.stem} network answers, because the run is not fine-tuned yet", 0)
     if not path.exists():
         raise ValueError(f"there is no run folder and no file {path}")

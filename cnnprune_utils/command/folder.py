@@ -15,7 +15,7 @@ from shutil import rmtree
 
 from filelock import FileLock, Timeout
 
-from ..files import write
+from ..files import changes, write
 from . import parsing
 from .settings import Settings, differences
 
@@ -95,10 +95,11 @@ class RunFolder:
         if self.file("settings.yaml").is_file():
             was = self.settings()
             for name in before if redo else STEPS:
-                changes = differences(was, settings, READS[name]) if self.begun(name) else {}
-                if changes:
-                    said = "; ".join(f"{key} was {old}, is {new}" for key, (old, new) in changes.items())
-                    flags = " ".join(f"--{key} {parsing.as_flag(new)}" for key, (_, new) in changes.items())
+                changed = differences(was, settings, READS[name]) if self.begun(name) else {}
+                if changed:
+                    old, now = ({key: values[i] for key, values in changed.items()} for i in (0, 1))
+                    said = changes(old, now)
+                    flags = " ".join(f"--{key} {parsing.as_flag(value)}" for key, value in now.items())
                     raise RunError(
                         f"{self.path} was begun with other settings: {said}. Choose another folder, or redo the step: "
                         f"`cnnprune {name} {shlex.quote(str(self.path))} --redo {flags}`, which deletes the results of "

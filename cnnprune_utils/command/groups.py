@@ -17,17 +17,18 @@ from urllib.parse import urlsplit
 from ..book.fashion_mnist import CLASS_NAMES, N_TRAINING_IMAGES
 
 
-def criteria() -> tuple[str, ...]:
-    """Return the names in :data:`cnnprune_utils.CRITERIA`, read from its source: an import would bring PyTorch."""
-    tree = ast.parse((files("cnnprune_utils") / "criteria.py").read_text(encoding="utf-8"))
+def names_in(table: str, module: str) -> tuple[str, ...]:
+    """Return the keys of a dict in a module of the package, read from its source: an import would load PyTorch."""
+    tree = ast.parse((files("cnnprune_utils") / f"{module}.py").read_text(encoding="utf-8"))
     assigned = {ast.unparse(node.target): node.value for node in tree.body if isinstance(node, ast.AnnAssign)}
-    table = assigned["CRITERIA"]
-    assert isinstance(table, ast.Dict)
-    return tuple(ast.literal_eval(name) for name in table.keys if name is not None)
+    found = assigned[table]
+    assert isinstance(found, ast.Dict)
+    return tuple(ast.literal_eval(name) for name in found.keys if name is not None)
 
 
-Criterion: TypeAlias = Literal[criteria()]  # type: ignore[valid-type]  # mypy takes literals only from the text
-Schedule: TypeAlias = Literal["one_cycle", "constant"]
+# mypy takes literals only from the text
+Criterion: TypeAlias = Literal[names_in("CRITERIA", "criteria")]  # type: ignore[valid-type]
+Schedule: TypeAlias = Literal[names_in("SCHEDULES", "training")]  # type: ignore[valid-type]
 
 SIZES = ("remove", "parameters", "macs")  # how far to prune: one of them
 

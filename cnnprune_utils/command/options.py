@@ -140,9 +140,7 @@ def _add_settings(sub: ArgumentParser, sections: Sequence[str]) -> None:
 
 
 def _add_redo(sub: ArgumentParser) -> None:
-    sub.add_argument(
-        "--redo", action="store_true", help="redo the step: first delete its results and those of later steps"
-    )
+    sub.add_argument("--redo", action="store_true", help="first delete the results of this step and of later ones")
 
 
 def _predict() -> ArgumentParser:

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 DEFAULT = "sqlite:///runs/mlflow.db"
 INSTALL = 'MLflow is not installed. Install it with: pip install "mlflow>=3.5"'
 _FILE = "sqlite:///"
-_NETWORKS = ("finetuned", "pruned", "baseline")
+NETWORKS = ("finetuned", "pruned", "baseline")
+"""The networks of a run, the last one first."""
 
 
 class NoStore(ValueError):
@@ -129,7 +130,7 @@ def _network_of_run(client: MlflowClient, run_id: str) -> str:
     outputs = client.get_run(run_id).outputs
     models = [client.get_logged_model(output.model_id) for output in (outputs.model_outputs if outputs else [])]
     newest = {model.name: model.artifact_location for model in sorted(models, key=lambda m: m.creation_timestamp)}
-    for name in _NETWORKS:
+    for name in NETWORKS:
         if name in newest:
             return str(newest[name])
     raise NoStore("this run has logged no network")

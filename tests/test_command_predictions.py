@@ -19,7 +19,7 @@ from cnnprune_utils.batches import Splits
 from cnnprune_utils.book import CLASS_NAMES, checkpoint
 from cnnprune_utils.command import image_files
 from cnnprune_utils.command.image_files import PictureError, read
-from cnnprune_utils.command.pictures import Failure, Prediction, as_json, as_text, predict_files, predict_images
+from cnnprune_utils.command.predictions import Failure, Prediction, as_json, as_text, predict_files, predict_images
 
 ROOT = Path(__file__).resolve().parents[1]
 
