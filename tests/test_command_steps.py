@@ -298,7 +298,7 @@ def test_what_a_killed_write_left_is_cleared_away(go: Go) -> None:
 def test_settings_of_begun_steps_are_fixed(go: Go) -> None:
     folder = go(steps=("train",))
     before = contents(folder)
-    with pytest.raises(RunError, match=r"training.epochs was 4, is 5\. Take another folder; .* train .* --redo"):
+    with pytest.raises(RunError, match=r"training.epochs was 4, is 5\. Choose another folder, .* train .* --redo"):
         go({"training": {"epochs": 5}}, steps=("train",))
     assert contents(folder) == before
     go({"scoring": {"criterion": "magnitude"}}, steps=("score",))

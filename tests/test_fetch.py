@@ -12,7 +12,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -20,6 +20,7 @@ import platformdirs
 import pytest
 import torchvision
 
+from cnnprune_utils.batches import Splits
 from cnnprune_utils.book import apt as apt_module
 from cnnprune_utils.book import fashion_mnist, fetch
 from cnnprune_utils.book.fetch import FetchError, Source
@@ -44,7 +45,7 @@ def packed_files(folder: Path, contents: dict[str, bytes] = CONTENTS) -> Path:
 def source(name: str, folder: Path, calls: list[str] | None = None) -> Source:
     """A source that hands over the files of ``folder``, and writes down that it was asked."""
 
-    def get(wanted, scratch):
+    def get(wanted: Sequence[str], scratch: Path) -> Iterator[Path]:
         if calls is not None:
             calls.append(name)
         yield from (folder / f"{file}.gz" for file in wanted)
@@ -53,7 +54,7 @@ def source(name: str, folder: Path, calls: list[str] | None = None) -> Source:
 
 
 def broken(name: str, message: str, calls: list[str] | None = None) -> Source:
-    def get(wanted, scratch):
+    def get(wanted: Sequence[str], scratch: Path) -> Iterator[Path]:
         if calls is not None:
             calls.append(name)
         raise FetchError(message)
@@ -88,14 +89,14 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- which folder ---
 
 
-def test_argument_beats_variable(tmp_path, monkeypatch):
+def test_argument_beats_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CNNPRUNE_DATA", str(tmp_path / "environment"))
     assert fetch.data_root(tmp_path / "argument") == tmp_path / "argument"
     assert fetch.data_root(str(tmp_path / "argument")) == tmp_path / "argument"
     assert fetch.data_root() == tmp_path / "environment"
 
 
-def test_the_default_is_the_checkouts_data(monkeypatch):
+def test_the_default_is_the_checkouts_data(monkeypatch: pytest.MonkeyPatch) -> None:
     checkout = Path(fetch.__file__).resolve().parents[2]
     if not (checkout / "pyproject.toml").is_file():
         pytest.skip("the package is installed, there is no checkout")
@@ -106,7 +107,7 @@ def test_the_default_is_the_checkouts_data(monkeypatch):
 
 
 @pytest.mark.parametrize("has", ["data", "pyproject.toml", "neither"])
-def test_an_installed_package_uses_the_cache(has, tmp_path, monkeypatch):
+def test_an_installed_package_uses_the_cache(has: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if has == "data":
         (tmp_path / "data").mkdir()
     if has == "pyproject.toml":
@@ -116,7 +117,7 @@ def test_an_installed_package_uses_the_cache(has, tmp_path, monkeypatch):
     assert fetch.data_root() == platformdirs.user_cache_path("cnnprune")
 
 
-def test_folders_become_absolute(tmp_path, monkeypatch):
+def test_folders_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     monkeypatch.chdir(tmp_path)
@@ -127,7 +128,7 @@ def test_folders_become_absolute(tmp_path, monkeypatch):
 # --- the order of the sources ---
 
 
-def test_sources_are_system_mirrors_apt():
+def test_sources_are_system_mirrors_apt() -> None:
     names = [source.name for source in fetch.sources()]
     mirrors = torchvision.datasets.FashionMNIST.mirrors
     assert len(names) == len(mirrors) + 2
@@ -136,12 +137,12 @@ def test_sources_are_system_mirrors_apt():
     assert "apt-get download" in names[-1]
 
 
-def test_files_are_torchvisions():
+def test_files_are_torchvisions() -> None:
     resources = torchvision.datasets.FashionMNIST.resources
     assert {f"{name}.gz" for name in fetch.FILES} == {name for name, _ in resources}
 
 
-def test_right_files_need_no_source(raw):
+def test_right_files_need_no_source(raw: Path) -> None:
     raw.mkdir(parents=True)
     for name, value in CONTENTS.items():
         (raw / name).write_bytes(value)
@@ -150,7 +151,7 @@ def test_right_files_need_no_source(raw):
     assert {path: path.stat().st_mtime_ns for path in (raw, *raw.iterdir())} == before
 
 
-def test_sources_are_asked_in_order(raw, tmp_path):
+def test_sources_are_asked_in_order(raw: Path, tmp_path: Path) -> None:
     calls: list[str] = []
     folder = packed_files(tmp_path / "packed")
     in_order = [broken("a", "down", calls), source("b", folder, calls), source("c", folder, calls)]
@@ -159,13 +160,13 @@ def test_sources_are_asked_in_order(raw, tmp_path):
     assert contents(raw) == CONTENTS
 
 
-def test_only_missing_files_are_asked_for(raw, good):
+def test_only_missing_files_are_asked_for(raw: Path, good: Source) -> None:
     raw.mkdir(parents=True)
     first, *rest = CONTENTS
     (raw / first).write_bytes(CONTENTS[first])
     asked = []
 
-    def get(wanted, scratch):
+    def get(wanted: Sequence[str], scratch: Path) -> Iterator[Path]:
         asked.extend(wanted)
         yield from good.get(wanted, scratch)
 
@@ -174,7 +175,7 @@ def test_only_missing_files_are_asked_for(raw, good):
     assert origin == {first: "already there"} | dict.fromkeys(rest, "good")
 
 
-def test_the_next_source_completes(raw, tmp_path, good):
+def test_the_next_source_completes(raw: Path, tmp_path: Path, good: Source) -> None:
     names = list(CONTENTS)
     half = packed_files(tmp_path / "half", CONTENTS | {names[2]: b"something else"})
     origin = fetch.fetch_files(raw, CHECKSUMS, [source("half", half), good])
@@ -182,7 +183,9 @@ def test_the_next_source_completes(raw, tmp_path, good):
     assert contents(raw) == CONTENTS
 
 
-def test_the_systems_copy_needs_no_network(small, raw, tmp_path, monkeypatch):
+def test_the_systems_copy_needs_no_network(
+    small: None, raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(fetch, "SYSTEM_FOLDER", packed_files(tmp_path / "system"))
     monkeypatch.setattr(fetch.pooch, "create", lambda **options: pytest.fail("asked the network"))
     monkeypatch.setattr(apt_module, "unpack", lambda *arguments: pytest.fail("started apt"))
@@ -206,7 +209,7 @@ def test_the_systems_copy_needs_no_network(small, raw, tmp_path, monkeypatch):
     ],
     ids=["other", "truncated", "html", "damaged", "empty"],
 )
-def test_wrong_contents_never_enter(spoil, said, raw, tmp_path):
+def test_wrong_contents_never_enter(spoil: Callable[[bytes], bytes], said: str, raw: Path, tmp_path: Path) -> None:
     folder = packed_files(tmp_path / "packed")
     for path in folder.iterdir():
         path.write_bytes(spoil(path.read_bytes()))
@@ -215,7 +218,7 @@ def test_wrong_contents_never_enter(spoil, said, raw, tmp_path):
     assert contents(raw) == {}
 
 
-def test_a_zip_bomb_is_not_unpacked(raw, tmp_path, monkeypatch):
+def test_a_zip_bomb_is_not_unpacked(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetch, "LARGEST", 1 << 16)
     huge = bytes(1 << 20)
     folder = packed_files(tmp_path / "packed", dict.fromkeys(CONTENTS, huge))
@@ -225,7 +228,7 @@ def test_a_zip_bomb_is_not_unpacked(raw, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("wrong", [b"", b"half", CONTENTS["train-images-idx3-ubyte"][:-1] + b"!"])
-def test_only_damaged_files_are_replaced(wrong, raw, good):
+def test_only_damaged_files_are_replaced(wrong: bytes, raw: Path, good: Source) -> None:
     fetch.fetch_files(raw, CHECKSUMS, [good])
     (raw / "train-images-idx3-ubyte").write_bytes(wrong)
     origin = fetch.fetch_files(raw, CHECKSUMS, [good])
@@ -233,7 +236,7 @@ def test_only_damaged_files_are_replaced(wrong, raw, good):
     assert contents(raw) == CONTENTS
 
 
-def test_a_damaged_file_stays_without_a_better(raw, good):
+def test_a_damaged_file_stays_without_a_better(raw: Path, good: Source) -> None:
     fetch.fetch_files(raw, CHECKSUMS, [good])
     (raw / "t10k-labels-idx1-ubyte").write_bytes(b"damaged")
     with pytest.raises(FetchError, match="t10k-labels-idx1-ubyte: there, but with a wrong checksum"):
@@ -244,7 +247,7 @@ def test_a_damaged_file_stays_without_a_better(raw, good):
 # --- interruptions, and two at once ---
 
 
-def test_interrupted_writes_leave_nothing(raw, good, monkeypatch):
+def test_interrupted_writes_leave_nothing(raw: Path, good: Source, monkeypatch: pytest.MonkeyPatch) -> None:
     def write_half(path: Path, value: bytes) -> int:
         with path.open("wb") as file:
             file.write(value[: len(value) // 2])
@@ -256,7 +259,7 @@ def test_interrupted_writes_leave_nothing(raw, good, monkeypatch):
     assert contents(raw) == {}
 
 
-def test_interrupted_before_the_rename(raw, good, monkeypatch):
+def test_interrupted_before_the_rename(raw: Path, good: Source, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(part: Path, target: Path) -> None:
         assert part.parent == target.parent  # one file system: the step is atomic
         assert part.read_bytes() == CONTENTS[target.name]
@@ -268,11 +271,13 @@ def test_interrupted_before_the_rename(raw, good, monkeypatch):
     assert contents(raw) == {}
 
 
-def test_interrupted_downloads_leave_whole_files(raw, good, tmp_path, monkeypatch):
+def test_interrupted_downloads_leave_whole_files(
+    raw: Path, good: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(fetch.tempfile, "tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
 
-    def get(wanted, scratch):
+    def get(wanted: Sequence[str], scratch: Path) -> Iterator[Path]:
         files = good.get(wanted, scratch)
         yield next(files)
         (scratch / "partial.gz").write_bytes(b"half of the seco")
@@ -306,7 +311,7 @@ TWO_AT_ONCE = """
 """
 
 
-def test_two_processes_can_fetch_at_once(raw, tmp_path):
+def test_two_processes_can_fetch_at_once(raw: Path, tmp_path: Path) -> None:
     large = {name: os.urandom(1 << 20) * 8 for name in CONTENTS}
     packed = packed_files(tmp_path / "packed", large)
     lines = (f"{name} {hashlib.sha256(value).hexdigest()}" for name, value in large.items())
@@ -376,7 +381,15 @@ def no_debian(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path / "no programs"))
 
 
-def test_torchvisions_mirrors_are_used(small, no_debian, raw, tmp_path, server, silent, monkeypatch):
+def test_torchvisions_mirrors_are_used(
+    small: None,
+    no_debian: None,
+    raw: Path,
+    tmp_path: Path,
+    server: ThreadingHTTPServer,
+    silent: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(fetch, "SILENCE", 0.3)
     mirror = f"http://127.0.0.1:{server.server_port}/some/folder/"
     monkeypatch.setattr(torchvision.datasets.FashionMNIST, "mirrors", [f"{mirror}gone/", silent, mirror])
@@ -386,7 +399,14 @@ def test_torchvisions_mirrors_are_used(small, no_debian, raw, tmp_path, server, 
     assert server.asked[-4:] == [f"/some/folder/{name}.gz" for name in CONTENTS]
 
 
-def test_a_damaged_download_is_repeated(small, no_debian, raw, tmp_path, server, monkeypatch):
+def test_a_damaged_download_is_repeated(
+    small: None,
+    no_debian: None,
+    raw: Path,
+    tmp_path: Path,
+    server: ThreadingHTTPServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(fetch, "RETRIES", 1)
     mirror = f"http://127.0.0.1:{server.server_port}/"
     monkeypatch.setattr(torchvision.datasets.FashionMNIST, "mirrors", [mirror])
@@ -397,7 +417,9 @@ def test_a_damaged_download_is_repeated(small, no_debian, raw, tmp_path, server,
     assert server.asked == [f"/{name}.gz" for name in (first, first, *rest)]
 
 
-def test_a_dead_network_fails_within_seconds(small, no_debian, tmp_path, silent, monkeypatch):
+def test_a_dead_network_fails_within_seconds(
+    small: None, no_debian: None, tmp_path: Path, silent: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert fetch.SILENCE <= 10
     monkeypatch.setattr(fetch, "SILENCE", 0.5)
     monkeypatch.setattr(torchvision.datasets.FashionMNIST, "mirrors", [silent])
@@ -407,7 +429,14 @@ def test_a_dead_network_fails_within_seconds(small, no_debian, tmp_path, silent,
     assert 0.4 < time.monotonic() - started < 5
 
 
-def test_a_silent_mirror_is_given_up(small, no_debian, raw, tmp_path, server, monkeypatch):
+def test_a_silent_mirror_is_given_up(
+    small: None,
+    no_debian: None,
+    raw: Path,
+    tmp_path: Path,
+    server: ThreadingHTTPServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     server.resume.clear()
     monkeypatch.setattr(fetch, "SILENCE", 0.5)
     mirror = f"http://127.0.0.1:{server.server_port}/"
@@ -474,7 +503,7 @@ def called(calls: Path) -> list[str]:
     ]
 
 
-def test_apt_unpacks_without_installing(apt, raw, tmp_path):
+def test_apt_unpacks_without_installing(apt: Path, raw: Path, tmp_path: Path) -> None:
     assert set(fetch.fetch(tmp_path / "root").origin.values()) == {"apt"}
     assert contents(raw) == CONTENTS
     assert called(apt) == ["download", "-x"]
@@ -485,28 +514,30 @@ def test_apt_unpacks_without_installing(apt, raw, tmp_path):
     ["E: Unable to locate package dataset-fashion-mnist", "E: Failed to fetch http://x  404  Not Found [IP: 1]"],
     ids=["empty", "old"],
 )
-def test_apt_updates_old_package_lists(says, apt, raw, tmp_path, monkeypatch):
+def test_apt_updates_old_package_lists(
+    says: str, apt: Path, raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SAYS", says)
     assert set(fetch.fetch(tmp_path / "root").origin.values()) == {"apt"}
     assert contents(raw) == CONTENTS
     assert called(apt) == ["download", "update own", "download own", "-x"]
 
 
-def test_apt_does_not_retry_without_network(apt, tmp_path, monkeypatch):
+def test_apt_does_not_retry_without_network(apt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SAYS", "E: Failed to fetch http://x  Connection failed [IP: 1]")
     with pytest.raises(FetchError, match="apt: E: Failed to fetch http://x  Connection failed"):
         fetch.fetch(tmp_path / "root")
     assert called(apt) == ["download"]
 
 
-def test_an_unknown_package_is_reported(apt, tmp_path, monkeypatch):
+def test_an_unknown_package_is_reported(apt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SAYS", "E: Unable to locate package dataset-fashion-mnist")
     monkeypatch.setenv("GONE", "1")
     with pytest.raises(FetchError, match="apt: apt-get ended with code 100; E: Unable to locate package"):
         fetch.fetch(tmp_path / "root")
 
 
-def test_an_apt_that_hangs_is_given_up(apt, tmp_path, monkeypatch):
+def test_an_apt_that_hangs_is_given_up(apt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HANG", "1")
     monkeypatch.setattr(apt_module, "LIMIT", 0.3)
     started = time.monotonic()
@@ -516,7 +547,9 @@ def test_an_apt_that_hangs_is_given_up(apt, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("absent", ["apt-get", "dpkg-deb"])
-def test_missing_debian_tools_are_reported(absent, apt, tmp_path, monkeypatch):
+def test_missing_debian_tools_are_reported(
+    absent: str, apt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     programs = tmp_path / "programs"
     (programs / absent).unlink()
     monkeypatch.setenv("PATH", str(programs))
@@ -524,7 +557,7 @@ def test_missing_debian_tools_are_reported(absent, apt, tmp_path, monkeypatch):
         fetch.fetch(tmp_path / "root")
 
 
-def test_apt_writes_to_the_scratch_folder(apt, tmp_path, monkeypatch):
+def test_apt_writes_to_the_scratch_folder(apt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SAYS", "E: Unable to locate package dataset-fashion-mnist")
     scratch = tmp_path / "scratch"
     scratch.mkdir()
@@ -539,7 +572,7 @@ def test_apt_writes_to_the_scratch_folder(apt, tmp_path, monkeypatch):
 # --- when nothing works ---
 
 
-def test_the_error_has_causes_and_ways_out(raw):
+def test_the_error_has_causes_and_ways_out(raw: Path) -> None:
     with pytest.raises(FetchError) as error:
         fetch.fetch_files(raw, CHECKSUMS, [broken("first", "is closed today"), broken("second", "has moved")])
     message = str(error.value)
@@ -552,7 +585,7 @@ def test_the_error_has_causes_and_ways_out(raw):
     assert all(f"{name}: missing" in message for name in CONTENTS)
 
 
-def test_files_put_there_by_hand_are_accepted(raw, good):
+def test_files_put_there_by_hand_are_accepted(raw: Path, good: Source) -> None:
     with pytest.raises(FetchError):
         fetch.fetch_files(raw, CHECKSUMS, [])
     for name, value in CONTENTS.items():
@@ -560,7 +593,7 @@ def test_files_put_there_by_hand_are_accepted(raw, good):
     assert set(fetch.fetch_files(raw, CHECKSUMS, []).values()) == {"already there"}
 
 
-def test_an_unwritable_folder_is_reported_first(tmp_path, good):
+def test_an_unwritable_folder_is_reported_first(tmp_path: Path, good: Source) -> None:
     (tmp_path / "file").touch()
     calls: list[str] = []
     with pytest.raises(FetchError, match=r"nothing can be written there.*CNNPRUNE_DATA"):
@@ -571,7 +604,9 @@ def test_an_unwritable_folder_is_reported_first(tmp_path, good):
 # --- the command ---
 
 
-def test_the_command_says_what_it_did(small, raw, good, monkeypatch, capsys):
+def test_the_command_says_what_it_did(
+    small: None, raw: Path, good: Source, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("CNNPRUNE_DATA", str(raw.parents[1]))
     monkeypatch.setattr(fetch, "sources", lambda: [good])
     for origin in ("good", "already there"):
@@ -582,7 +617,7 @@ def test_the_command_says_what_it_did(small, raw, good, monkeypatch, capsys):
         assert all(line.endswith(f"  SHA-256 ok  {origin}") for line in printed[-4:])
 
 
-def test_the_command_shows_no_traceback(tmp_path):
+def test_the_command_shows_no_traceback(tmp_path: Path) -> None:
     if fetch.SYSTEM_FOLDER.is_dir():
         pytest.skip(f"{fetch.PACKAGE} is installed, so the command succeeds")
     nowhere = "http://127.0.0.1:9"  # refuses at once
@@ -601,14 +636,14 @@ def test_the_command_shows_no_traceback(tmp_path):
     assert contents(tmp_path / "FashionMNIST" / "raw") == {}
 
 
-def test_the_command_finds_the_real_data(splits):
+def test_the_command_finds_the_real_data(splits: Splits) -> None:
     done = run_command(dict(os.environ))
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.count("SHA-256 ok  already there") == 4
     assert str(fetch.data_root() / "FashionMNIST" / "raw") in done.stdout
 
 
-def test_sigterm_leaves_no_temporary_files(apt, tmp_path):
+def test_sigterm_leaves_no_temporary_files(apt: Path, tmp_path: Path) -> None:
     if fetch.SYSTEM_FOLDER.is_dir():
         pytest.skip(f"{fetch.PACKAGE} is installed, so nothing is downloaded")
     (tmp_path / "temporary").mkdir()
