@@ -13,11 +13,11 @@ define VARIABLES
   PYTHON=python3  the Python, 3.11 or newer, that creates it
   PIP_FLAGS=      more options for pip; README.md shows the one for PyTorch without CUDA
   NOTEBOOKS=      for make outputs: these notebooks only
-  WORKERS=2       for make test: how many tests at once, each on one thread; 2 GB of memory for each
+  WORKERS=2       for make book and make test: how many notebooks or tests at once; 2 GB of memory for each
   REPOSITORY=     for make book and make html: the repository's address; with it, each chapter links to Binder
 endef
 
-export VENV PYTHON PIP_FLAGS REPOSITORY VARIABLES
+export VENV PYTHON PIP_FLAGS REPOSITORY VARIABLES WORKERS
 # The package of this checkout, also from an environment that another checkout shares.
 export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
 

@@ -1,7 +1,7 @@
 """The book's pages in a real browser: they load, read, search, switch to dark, and leave nobody out.
 
-Every page is visited once, by `visits`, which keeps what it saw; each test then holds one rule over all pages. Pictures
-of every page are in build/screenshots afterwards. Without a Chromium the tests are skipped, and on CI they fail.
+Every page is visited once, by `visits`, which keeps what it saw; each test then holds one rule over all pages. Two
+pictures of every page are in build/screenshots afterwards. Without a Chromium the tests are skipped, and fail on CI.
 """
 
 from __future__ import annotations
@@ -72,6 +72,30 @@ WIDER = """() => {
   }).map(e => e.tagName + '.' + e.className + ' ' + Math.round(e.getBoundingClientRect().right));
   return document.documentElement.scrollWidth > width ? ['the page', ...wide] : wide;
 }"""
+
+# Marks the visible elements whose kind no page before has shown, and returns these kinds. Elements are of one kind, and
+# have their colours from the same rules, when they and the four around them have the same tags, classes and styles.
+MARK = """seen => {
+  const known = new Set(seen), fresh = new Set();
+  const own = e => [e.tagName, ...[...e.classList].sort(), e.getAttribute('style'),
+    e.tagName === 'TR' ? [...e.parentElement.children].indexOf(e) % 2 : ''].join('.');
+  const kind = e => {
+    let name = '';
+    for (let i = 0; i < 5 && e; i++, e = e.parentElement) name += own(e) + ' ';
+    return name;
+  };
+  for (const e of document.querySelectorAll('body *')) {
+    if (e.closest('math, svg') || !e.checkVisibility()) continue;
+    const name = kind(e);
+    if (!known.has(name)) { known.add(name); fresh.add(name); e.dataset.fresh = ''; }
+  }
+  // the thousands of other coloured words in code would only take their time
+  for (const word of document.querySelectorAll('.highlight pre span:not([data-fresh])'))
+    if (!word.querySelector('[data-fresh]')) word.replaceWith(word.textContent);
+  document.body.normalize();
+  return [...fresh];
+}"""
+COLOURS = ("color-contrast", "link-in-text-block")  # axe's rules of colours
 
 
 @dataclass
@@ -151,20 +175,20 @@ def watched(page: Any, origin: str) -> Visit:
     return visit
 
 
-def violations(page: Any, *rules: str) -> list[str]:
-    """What axe calls serious or critical, by these of its rules or by all: the rule, and the first places."""
+def violations(page: Any, *, colours: bool) -> list[str]:
+    """What axe calls serious or critical: the rule, and the first places.
+
+    Args:
+        colours: the rules of colours alone, of the elements that `MARK` has marked; else all other rules, of the page.
+    """
     from axe_playwright_python.sync_playwright import Axe
 
-    # of the thousands of coloured words in code, one of each colour stands for all
-    page.evaluate(
-        """() => { const seen = new Set();
-        for (const word of document.querySelectorAll('.highlight pre span[class]')) {
-          if (seen.has(word.className)) word.dataset.seen = ''; else seen.add(word.className);
-        } }"""
-    )
+    if colours and not page.locator("[data-fresh]").count():
+        return []
     # preload would look for imported style sheets at wrong places
-    options = {"resultTypes": ["violations"], "preload": False, **({"runOnly": list(rules)} if rules else {})}
-    context = {"exclude": [["[data-seen]"]]}
+    options: dict[str, Any] = {"resultTypes": ["violations"], "preload": False}
+    options |= {"runOnly": COLOURS} if colours else {"rules": {rule: {"enabled": False} for rule in COLOURS}}
+    context = {"include": [["[data-fresh]"]]} if colours else None
     found = Axe().run(page, context=context, options=options).response["violations"]
     grave = [rule for rule in found if rule["impact"] in ("serious", "critical")]
     return [f"{rule['id']}: {[node['html'][:160] for node in rule['nodes'][:3]]}" for rule in grave]
@@ -180,8 +204,15 @@ def first_paint(browser: Any, url: str) -> float:
     return float(milliseconds)
 
 
-def inspect(browser: Any, address: str, name: str) -> Visit:
-    """Visit one page, as a first-time reader: at a desk in the light, then in the dark, then on a phone."""
+def inspect(browser: Any, address: str, name: str, kinds: set[str]) -> Visit:
+    """Visit one page, as a first-time reader: at a desk in the light, on a phone in the dark.
+
+    Args:
+        browser: where to open it.
+        address: of the site.
+        name: of the page.
+        kinds: of the elements that were seen on other pages; those of this one are added.
+    """
     context = browser.new_context(viewport=WIDE, color_scheme="light", reduced_motion="reduce")
     page = context.new_page()
     visit = watched(page, address)
@@ -194,17 +225,18 @@ def inspect(browser: Any, address: str, name: str) -> Visit:
         page.screenshot(path=path, full_page=True, animations="disabled")
 
     picture("light")
-    visit.violations["light"] = violations(page)
     page.emulate_media(color_scheme="dark")
     page.wait_for_function("document.documentElement.dataset.theme === 'dark'")
-    picture("dark")
-    visit.violations["dark"] = violations(page, "color-contrast", "link-in-text-block")  # what colours can break
     page.set_viewport_size(NARROW)
     visit.wider = page.evaluate(WIDER)
     picture("dark-narrow")
+    page.set_viewport_size(WIDE)
+    kinds |= {*page.evaluate(MARK, [*kinds])}
+    visit.violations["dark"] = violations(page, colours=True)
     page.emulate_media(color_scheme="light")
     page.wait_for_function("document.documentElement.dataset.theme === 'light'")
-    picture("light-narrow")
+    visit.violations["light"] = violations(page, colours=True)
+    visit.violations["any"] = violations(page, colours=False)
     context.close()
     return visit
 
@@ -213,7 +245,8 @@ def inspect(browser: Any, address: str, name: str) -> Visit:
 def visits(browser: Any, address: str, site: Path) -> dict[str, Visit]:
     shutil.rmtree(SCREENSHOTS, ignore_errors=True)
     SCREENSHOTS.mkdir(parents=True)
-    return {name: inspect(browser, address, name) for name in pages(site)}
+    kinds: set[str] = set()
+    return {name: inspect(browser, address, name, kinds) for name in pages(site)}
 
 
 def where(visits: dict[str, Visit], what: str) -> dict[str, Any]:
@@ -261,7 +294,7 @@ def test_nothing_is_wider_than_a_phone(visits: dict[str, Visit]) -> None:
     assert where(visits, "wider") == {}
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("theme", ["any", "light", "dark"])
 def test_axe_finds_nothing_serious(visits: dict[str, Visit], theme: str) -> None:
     assert {name: found for name, visit in visits.items() if (found := visit.violations[theme])} == {}
 
