@@ -45,7 +45,7 @@ test: data  ## format, lint, types, unit tests, and every notebook against its s
 	@$(RUN) -m ruff format --check .
 	@$(RUN) -m ruff check .
 	@$(RUN) -m mypy
-	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} exec $(RUN) -m pytest --nbval --numprocesses $(WORKERS) --dist loadfile
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} exec $(RUN) -m pytest --nbval --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 lab: data  ## open chapter 1 in JupyterLab
 	@JUPYTER_PATH="$$(cd "$(VENV)" && pwd)/share/jupyter" exec $(RUN) -m jupyterlab notebooks/01_train.ipynb

@@ -23,13 +23,18 @@ from nbformat import v4
 
 ROOT = Path(__file__).resolve().parents[1]
 # the smallest PNG there is: one grey point
+OPENING = "# One\n\n*A promise.*"
 POINT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNoAAAAggCBd81ytgAAAABJRU5ErkJggg=="
 
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
+    return new_checkout(tmp_path)
+
+
+def new_checkout(folder: Path) -> Path:
     """A checkout with the tools, no package and no chapters yet, in a folder whose name has a space."""
-    root = tmp_path / "a checkout"
+    root = folder / "a checkout"
     shutil.copytree(ROOT / "site", root / "site", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "CITATION.cff", root)
     for page in ("api/index.md", "command.md"):  # without package and appendix there is little to say of them
@@ -47,19 +52,36 @@ def write(path: Path, *sources: str, opening: str = "# A title\n\n*A promise.*\n
     nbformat.write(v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
 
 
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout with a chapter and its pages, for the tests to copy."""
+    root = new_checkout(tmp_path_factory.mktemp("first"))
+    write(root / "notebooks" / "01_one.ipynb", "1", opening=f"{OPENING}\n\nA formula, $a_k \\times 2$.")
+    built = run(root, "pages", REPOSITORY="")
+    assert (built.returncode, built.stderr) == (0, "")
+    assert built.stdout.startswith("The book's pages are ready.")
+    return root
+
+
+@pytest.fixture
+def built(first: Path, tmp_path: Path) -> Path:
+    """A checkout with a chapter and its pages."""
+    return Path(shutil.copytree(first, tmp_path / "a built checkout"))
+
+
 def run(checkout: Path, script: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, f"site/{script}.py", *arguments]
     environment = {**os.environ, "MPLBACKEND": "agg", "TQDM_DISABLE": "", **variables}
     return subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, check=False)
 
 
-def stopped(checkout: Path, script: str, number: signal.Signals, *, once_there_is: Path) -> tuple[str, str]:
-    """What a run said, and what it complained of, when it was stopped by a signal as soon as a file was there."""
+def stopped(checkout: Path, script: str, number: signal.Signals, *, once_there_are: list[Path]) -> tuple[str, str]:
+    """What a run said, and what it complained of, when it was stopped by a signal as soon as files were there."""
     command = [sys.executable, f"site/{script}.py"]
     process = subprocess.Popen(command, cwd=checkout, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         until = time.monotonic() + 120
-        while not (once_there_is.exists() and once_there_is.read_text()):
+        while not all(path.exists() and path.read_text() for path in once_there_are):
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < until
             time.sleep(0.1)
@@ -124,50 +146,50 @@ def test_without_mlflow_the_appendix_is_named_and_the_others_are_built(checkout:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "a polite kill"])
-def test_a_run_that_is_stopped_takes_its_kernel_along_and_goes_on_later(checkout: Path, number: signal.Signals) -> None:
-    chapters, pid = checkout / "notebooks", checkout / "pid"
+def test_a_stopped_run_leaves_no_kernel_and_goes_on(checkout: Path, number: signal.Signals) -> None:
+    """Two chapters run at once; what is ready is kept, and the chapter after them is not begun."""
+    chapters, pids = checkout / "notebooks", [checkout / name for name in ("second", "third", "fourth")]
     write(chapters / "01_one.ipynb", "1")
-    write(
-        chapters / "02_two.ipynb", f"import os, time\nopen({str(pid)!r}, 'w').write(str(os.getpid()))\ntime.sleep(600)"
-    )
-    write(chapters / "03_three.ipynb", "1")
-    said, complaint = stopped(checkout, "build", number, once_there_is=pid)
+    for i, pid in enumerate(pids, start=2):
+        code = f"import os, time\nopen({str(pid)!r}, 'w').write(str(os.getpid()))\ntime.sleep(600)"
+        write(chapters / f"0{i}_one.ipynb", code)
+    said, complaint = stopped(checkout, "build", number, once_there_are=pids[:2])
     assert "Traceback" not in complaint
     assert complaint.strip().endswith("The chapters that ran are kept: the same command goes on from here.")
-    assert not is_alive(int(pid.read_text()))
-    assert "03_three" not in said
+    assert [is_alive(int(pid.read_text())) for pid in pids[:2]] == [False, False]
+    assert said.split()[0] == "01_one"
+    assert len(said.splitlines()) == 1
+    assert not pids[2].exists()
 
-    (chapters / "02_two.ipynb").unlink()
-    write(chapters / "02_two.ipynb", "1")
-    assert run(checkout, "build").stdout.split()[:2] == ["01_one", "up"]
+    if number == signal.SIGINT:  # what goes on does not depend on it
+        for i in (2, 3, 4):
+            (chapters / f"0{i}_one.ipynb").unlink()
+        write(chapters / "02_two.ipynb", "1")
+        assert run(checkout, "build").stdout.split()[:2] == ["01_one", "up"]
 
 
-def test_pages_that_are_stopped_leave_no_process_and_the_old_pages(checkout: Path) -> None:
-    write(checkout / "notebooks" / "01_one.ipynb", "1", opening="# One\n\n*A promise.*")
-    assert run(checkout, "pages").returncode == 0
-    page, pid = checkout / "build" / "html" / "01_one.html", checkout / "pid"
+def test_stopped_pages_leave_no_process_and_the_old_pages(built: Path) -> None:
+    page, pid = built / "build" / "html" / "01_one.html", built / "pid"
     before = page.read_bytes()
-    with (checkout / "site" / "conf.py").open("a") as settings:
+    with (built / "site" / "conf.py").open("a") as settings:
         settings.write(f"\nimport time\nopen({str(pid)!r}, 'w').write(str(os.getpid()))\ntime.sleep(600)\n")
-    _, complaint = stopped(checkout, "pages", signal.SIGTERM, once_there_is=pid)
+    _, complaint = stopped(built, "pages", signal.SIGTERM, once_there_are=[pid])
     assert complaint.strip() == "Interrupted. The pages that were there are as they were."
     assert not is_alive(int(pid.read_text()))
     assert page.read_bytes() == before
 
 
-def test_a_warning_stops_the_pages_and_leaves_those_that_were_there(checkout: Path) -> None:
-    chapter, pages = checkout / "notebooks" / "01_one.ipynb", checkout / "build" / "html"
-    write(chapter, "1", opening="# One\n\n*A promise.*\n\nA formula, $a_k \\times 2$.")
-    assert run(checkout, "pages").returncode == 0
+def test_a_warning_leaves_the_pages_that_were_there(built: Path) -> None:
+    chapter, pages = built / "notebooks" / "01_one.ipynb", built / "build" / "html"
     before = (pages / "01_one.html").read_bytes()
-
-    write(chapter, "1", opening="# One\n\n*A promise.*\n\nA formula, $\\nonsense 2$, and [nowhere](nowhere.ipynb).")
-    broken = run(checkout, "pages")
+    assert b"<math" in before
+    write(chapter, "1", opening=f"{OPENING}\n\nA formula, $\\nonsense 2$, and [nowhere](nowhere.ipynb).")
+    broken = run(built, "pages")
     assert broken.returncode == 1
     assert r"\nonsense is not known" in broken.stderr
     assert "nowhere.ipynb" in broken.stderr
     assert "Traceback" not in broken.stderr
-    assert run(checkout, "pages").returncode == 1  # and again: a warning is not forgotten
+    assert not (built / "build" / "pages" / "html" / "made_from").exists()  # and again: a warning is not forgotten
     assert (pages / "01_one.html").read_bytes() == before
 
 
@@ -188,13 +210,12 @@ def test_pages_go_to_one_folder_and_through_no_link(checkout: Path, tmp_path: Pa
     assert [path.name for path in mine.iterdir()] == ["letter"]
 
 
-def test_binder_is_one_setting_and_without_it_there_is_no_button(checkout: Path) -> None:
-    write(checkout / "notebooks" / "01_one.ipynb", "1", opening="# One\n\n*A promise.*")
-    page = checkout / "build" / "html" / "01_one.html"
-    assert run(checkout, "pages", REPOSITORY="").stdout.startswith("The book's pages are ready.")
+def test_binder_is_one_setting(built: Path) -> None:
+    """Without it there is no button; with it, pages that were up to date are built again."""
+    page = built / "build" / "html" / "01_one.html"
     assert "mybinder" not in page.read_text()
-    assert run(checkout, "pages", REPOSITORY="").stdout.startswith("The book's pages are up to date.")
-    assert run(checkout, "pages", REPOSITORY="https://github.com/someone/a-book").returncode == 0
+    assert run(built, "pages", REPOSITORY="").stdout.startswith("The book's pages are up to date.")
+    assert run(built, "pages", REPOSITORY="https://github.com/someone/a-book").returncode == 0
     binder = "https://mybinder.org/v2/gh/someone/a-book/main?urlpath=lab/tree/notebooks/"
     assert f"{binder}01_one.ipynb" in page.read_text()
     assert f"{binder}solutions/01_one.ipynb" in (page.parent / "solutions" / "01_one.html").read_text()
