@@ -267,7 +267,7 @@ def test_no_request_leaves_the_site(visits: dict[str, Visit]) -> None:
     assert where(visits, "foreign") == {}
 
 
-def test_every_formula_is_laid_out_and_none_is_left_raw(visits: dict[str, Visit]) -> None:
+def test_every_formula_is_laid_out(visits: dict[str, Visit]) -> None:
     raw = re.compile(r"\$[^$\n]{1,80}\$|\\\(|\\\[|\\(?:frac|sum|partial|text)\b")
     for name, visit in visits.items():
         assert not raw.search(visit.look["prose"]), f"{name}: {raw.search(visit.look['prose'])}"
@@ -332,7 +332,7 @@ def test_previous_and_next_walk_through_the_whole_book(visits: dict[str, Visit])
     assert visits.keys() - set(walk) == {"search", "genindex", "py-modindex"}
 
 
-def test_the_reference_says_what_is_returned_in_whole_sentences(site: Path) -> None:
+def test_the_reference_speaks_in_whole_sentences(site: Path) -> None:
     """And repeats nothing that Python wrote for want of a docstring."""
     for page in (site / "api").glob("*.html"):
         text = page.read_text(encoding="utf-8")
@@ -341,7 +341,7 @@ def test_the_reference_says_what_is_returned_in_whole_sentences(site: Path) -> N
         assert "Alias for field number" not in text, page.name
 
 
-def test_github_serves_the_folders_that_begin_with_an_underscore(site: Path) -> None:
+def test_github_serves_every_folder(site: Path) -> None:
     assert (site / ".nojekyll").exists()
 
 
@@ -371,7 +371,7 @@ def test_search_finds_taylor(page: Any, address: str) -> None:
     assert any(link.startswith("glossary.html") for link in found)
 
 
-def test_dark_mode_is_dark_stays_and_leaves_the_figures_readable(page: Any, address: str) -> None:
+def test_dark_mode_stays_and_figures_are_readable(page: Any, address: str) -> None:
     brightness = """selector => {
       const color = getComputedStyle(document.querySelector(selector)).backgroundColor;
       const [r, g, b, a] = color.match(/[\\d.]+/g).map(Number);
@@ -494,7 +494,7 @@ def numbers(board: Any) -> dict[str, str]:
 
 
 @pytest.mark.slow
-def test_jupyterlab_runs_all_of_chapter_4_and_its_board_answers(browser: Any, lab: tuple[str, Path]) -> None:
+def test_jupyterlab_runs_chapter_4_and_its_board(browser: Any, lab: tuple[str, Path]) -> None:
     address, copy = lab
     page = browser.new_page(viewport=WIDE)
     page.set_default_timeout(60_000)

@@ -60,14 +60,14 @@ def failure(model: nn.Module, path: Path) -> str:
 # What becomes of a picture.
 
 
-def test_an_image_of_the_data_set_written_as_a_png_comes_back_bit_for_bit(splits: Splits, tmp_path: Path) -> None:
+def test_an_image_as_a_png_comes_back_bit_for_bit(splits: Splits, tmp_path: Path) -> None:
     for i in range(0, 10_000, 20):
         tensor, note = read(saved(pixels_of(splits.test.images[i]), tmp_path / "image.png", compress_level=1))
         assert torch.equal(tensor, splits.test.images[i]), f"test image {i}"
         assert note == ""
 
 
-def test_no_image_of_the_data_set_looks_dark_on_light_and_every_negative_does(splits: Splits) -> None:
+def test_only_negatives_look_dark_on_light(splits: Splits) -> None:
     for split in (splits.train, splits.validation, splits.test):
         corners = [split.images[:, 0, y, x] for y in (slice(3), slice(-3, None)) for x in (slice(3), slice(-3, None))]
         means = torch.cat(corners, 1).mean((1, 2))
@@ -76,7 +76,7 @@ def test_no_image_of_the_data_set_looks_dark_on_light_and_every_negative_does(sp
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "LA", "P", "I;16"])
-def test_every_kind_of_png_of_one_picture_gives_one_tensor(mode: str, boot: Image.Image, tmp_path: Path) -> None:
+def test_every_kind_of_png_gives_one_tensor(mode: str, boot: Image.Image, tmp_path: Path) -> None:
     if mode == "I;16":
         image = Image.fromarray(np.array(boot).astype(np.uint16) * 257)
         assert image.mode == mode
@@ -126,16 +126,14 @@ def test_light_on_dark_is_inverted_only_when_asked(boot: Image.Image, tmp_path: 
     assert note == "inverted"
 
 
-def test_larger_pictures_are_scaled_by_the_mean_of_areas(boot: Image.Image, tmp_path: Path) -> None:
+def test_larger_pictures_become_the_mean_of_areas(boot: Image.Image, tmp_path: Path) -> None:
     enlarged = boot.resize((280, 280), Image.Resampling.NEAREST)
     assert torch.equal(read(saved(enlarged, tmp_path / "boot.png"))[0][0], tensor_of(boot))
 
 
 @pytest.mark.parametrize("shape", [(100, 50), (50, 100), (9, 3), (1, 1), (1, 60), (6000, 1)])
 @pytest.mark.parametrize(("ground", "thing"), [(40, 230), (250, 10)])
-def test_proportions_are_kept_and_the_rest_is_background(
-    shape: tuple[int, int], ground: int, thing: int, tmp_path: Path
-) -> None:
+def test_proportions_are_kept(shape: tuple[int, int], ground: int, thing: int, tmp_path: Path) -> None:
     height, width = shape
     pixels = np.full(shape, ground, np.uint8)
     pixels[height // 3 : -(height // 3) or None, width // 3 : -(width // 3) or None] = thing
@@ -171,7 +169,7 @@ def test_transparent_parts_are_background(shade: int, note: str, hidden: int, tm
     assert ("inverted" in said) == (note == "white")
 
 
-def test_the_transparent_colour_of_a_palette_is_background(tmp_path: Path) -> None:
+def test_a_transparent_colour_is_background(tmp_path: Path) -> None:
     image = Image.new("P", (28, 28), 0)
     image.putpalette([200, 30, 30, 250, 250, 250])
     image.paste(1, (8, 8, 20, 20))
@@ -278,9 +276,7 @@ def test_read_says_the_same_as_an_error(tmp_path: Path) -> None:
 # What the network says.
 
 
-def test_good_pictures_are_predicted_between_bad_ones_in_order(
-    model: nn.Module, splits: Splits, tmp_path: Path
-) -> None:
+def test_good_pictures_keep_their_order(model: nn.Module, splits: Splits, tmp_path: Path) -> None:
     paths: list[Path] = []
     for i in range(7):
         paths.append(saved(pixels_of(splits.test.images[i]), tmp_path / f"{i}.png"))
@@ -314,7 +310,7 @@ def test_files_are_read_a_batch_at_a_time(model: nn.Module, boot: Image.Image, t
     assert len(asked) == 4
 
 
-def test_a_folder_stands_for_its_pictures_sorted_by_name(model: nn.Module, boot: Image.Image, tmp_path: Path) -> None:
+def test_a_folder_stands_for_its_pictures(model: nn.Module, boot: Image.Image, tmp_path: Path) -> None:
     for name in ("b.PNG", "c.jpeg", "a.png", "d.jpg", ".hidden.png"):
         boot.save(tmp_path / name)
     (tmp_path / "notes.txt").write_text("no picture")
@@ -333,7 +329,7 @@ def test_the_model_stays_as_it_was(model: nn.Module, boot: Image.Image, tmp_path
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_a_model_of_something_else_and_an_impossible_batch_are_refused(splits: Splits) -> None:
+def test_a_wrong_model_or_batch_is_refused(splits: Splits) -> None:
     images = splits.test.images[:2]
     with pytest.raises(ValueError, match=r"shape \(2, 7\) for 2 images; there must be 10"):
         predict_images(nn.Sequential(nn.Flatten(), nn.Linear(784, 7)), images, ["0", "1"])

@@ -24,7 +24,7 @@ from cnnprune_utils.training import SCHEDULES
 
 
 @pytest.mark.parametrize("name", shipped())
-def test_a_shipped_configuration_is_valid_and_says_what_it_is_for(name: str) -> None:
+def test_a_shipped_configuration_is_valid(name: str) -> None:
     assert from_mapping(named(name)) == read(CONFIGS / f"{name}.yaml")
     assert (CONFIGS / f"{name}.yaml").read_text().startswith("# ")
 
@@ -66,7 +66,7 @@ def test_the_choices_are_those_of_the_package() -> None:
 # reading and writing
 
 
-def test_a_size_that_is_named_replaces_another_one_and_points_go_with_it() -> None:
+def test_a_size_replaces_another_one() -> None:
     base = asdict(Settings())
     assert from_mapping(merged(base, {"pruning": {"parameters": 20_000}})).pruning == Pruning(
         remove=None, parameters=20_000
@@ -124,7 +124,7 @@ def test_settings_written_as_yaml_are_read_back() -> None:
     ],
     ids=str,
 )
-def test_a_setting_that_is_unknown_of_a_wrong_type_or_impossible_is_refused(values: Any, said: str) -> None:
+def test_an_impossible_setting_is_refused(values: Any, said: str) -> None:
     with pytest.raises(SettingsError, match=said):
         from_mapping(values)
 
@@ -164,7 +164,7 @@ def test_what_is_given_later_wins_setting_by_setting() -> None:
     assert again.pruning.remove == {"network.2": 1}
 
 
-def test_differences_are_named_by_setting_and_only_in_the_sections_asked_for() -> None:
+def test_differences_are_named_by_setting() -> None:
     now = from_mapping({"seed": 2, "training": {"epochs": 5}, "data": {"root": "/elsewhere"}})
     assert differences(Settings(), now, ("seed", "data", "training")) == {
         "seed": (0, 2),

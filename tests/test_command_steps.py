@@ -181,7 +181,7 @@ def test_the_usual_plan_gives_the_usual_tables(go: Go) -> None:
 
 
 @pytest.mark.parametrize("size", ["parameters", "macs"])
-def test_one_shot_to_a_size_removes_as_few_of_the_lowest_ranks_as_will_do(size: str, go: Go, small: Splits) -> None:
+def test_one_shot_to_a_size_removes_as_few_as_will_do(size: str, go: Go, small: Splits) -> None:
     def of(model: nn.Module) -> int:
         return parameters(model) if size == "parameters" else macs(model, small.test.images)
 
@@ -196,14 +196,14 @@ def test_one_shot_to_a_size_removes_as_few_of_the_lowest_ranks_as_will_do(size: 
     assert of(prune(baseline, lowest(table(folder, "ranks"), plan.n_filters - 1))) > limit
 
 
-def test_the_loop_removes_step_by_step_and_keeps_its_history(go: Go) -> None:
+def test_the_loop_keeps_its_history(go: Go) -> None:
     folder = go(LOOP, steps=("train", "score", "prune"))
     assert table(folder, "loop")["removed"].tolist() == [0, 1, 2, 3, 4]
     assert table(folder, "removed")["removed"].sum() == 4
     assert not folder.unfinished("prune").exists()
 
 
-def test_a_target_that_the_loop_misses_is_an_error_that_says_how_close_it_came(go: Go) -> None:
+def test_a_missed_target_says_how_close_the_loop_came(go: Go) -> None:
     with pytest.raises(ValueError, match=r"the closest is .* which loses .*Allow more points, or more updates$"):
         go(
             LOOP,
@@ -216,7 +216,7 @@ def test_a_target_that_the_loop_misses_is_an_error_that_says_how_close_it_came(g
 
 
 @pytest.mark.parametrize(("size", "smallest"), [("parameters", 7880), ("macs", 29008)])
-def test_a_size_that_no_plan_reaches_is_refused_before_anything_is_trained(size: str, smallest: int) -> None:
+def test_a_size_out_of_reach_is_refused_at_once(size: str, smallest: int) -> None:
     def settings(limit: int) -> Any:
         return from_mapping({"pruning": {"remove": None, size: limit}})
 
@@ -225,7 +225,7 @@ def test_a_size_that_no_plan_reaches_is_refused_before_anything_is_trained(size:
         check(settings(smallest - 1))
 
 
-def test_the_images_are_those_that_the_settings_ask_for(splits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_images_are_those_of_the_settings(splits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(work, "load_fashion_mnist", lambda root, validation: splits)
     loaded = load_data(from_mapping({"data": {"train": 70}}).data, seed=4)
     assert torch.equal(loaded.train.images.cpu(), splits.train.subset(70, 4).images)
@@ -235,7 +235,7 @@ def test_the_images_are_those_that_the_settings_ask_for(splits: Splits, monkeypa
 # done, ended in the middle, done anew
 
 
-def test_a_step_that_is_done_is_not_done_again_but_told_again(go: Go) -> None:
+def test_a_step_that_is_done_is_told_again(go: Go) -> None:
     first, second = Recorder(), Recorder()
     folder = go(observer=first)
     before = {path: path.stat().st_mtime_ns for name in STEPS for path in folder.files(name)}
@@ -265,9 +265,7 @@ def test_a_step_that_is_done_is_not_done_again_but_told_again(go: Go) -> None:
     ],
     ids=str,
 )
-def test_ended_anywhere_a_run_goes_on_to_the_same_result_bit_for_bit(
-    fatal: Any, changes: Any, go: Go, in_one_go: Any
-) -> None:
+def test_ended_anywhere_a_run_goes_on_bit_for_bit(fatal: Any, changes: Any, go: Go, in_one_go: Any) -> None:
     with pytest.raises(Interrupted):
         go(changes, observer=Recorder(fatal))
     torch.manual_seed(99)  # another process: its generators stand elsewhere
@@ -275,7 +273,7 @@ def test_ended_anywhere_a_run_goes_on_to_the_same_result_bit_for_bit(
 
 
 @pytest.mark.parametrize("step", ["baseline", "pruned", "finetuned"])
-def test_ended_between_the_files_of_a_step_a_run_goes_on(
+def test_ended_between_two_files_a_run_goes_on(
     step: str, go: Go, in_one_go: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The network is written, and what belongs to it is not."""
@@ -299,7 +297,7 @@ def test_what_a_killed_write_left_is_cleared_away(go: Go) -> None:
     assert list(folder.path.rglob("*.part")) == []
 
 
-def test_other_settings_are_refused_for_what_is_begun_and_taken_for_what_is_not(go: Go) -> None:
+def test_settings_change_only_before_their_step(go: Go) -> None:
     folder = go(steps=("train",))
     before = contents(folder)
     with pytest.raises(RunError, match=r"training.epochs was 4, is 5\. Take another folder; .* train .* --redo"):
@@ -309,14 +307,14 @@ def test_other_settings_are_refused_for_what_is_begun_and_taken_for_what_is_not(
     assert folder.settings().scoring.criterion == "magnitude"
 
 
-def test_other_settings_are_refused_for_a_step_that_was_ended_in_the_middle(go: Go) -> None:
+def test_settings_stay_in_the_middle_of_a_step(go: Go) -> None:
     with pytest.raises(Interrupted):
         go(observer=Recorder(("epoch", "pruned", 1)))
     with pytest.raises(RunError, match=r"finetuning.epochs was 3, is 9"):
         go({"finetuning": {"epochs": 9}})
 
 
-def test_redo_deletes_what_the_step_and_the_later_ones_wrote(go: Go, in_one_go: Any) -> None:
+def test_redo_deletes_this_and_the_later_steps(go: Go, in_one_go: Any) -> None:
     folder = go()
     change = {"scoring": {"criterion": "random"}}
     go(change, steps=("score",), redo=True)
@@ -328,7 +326,7 @@ def test_redo_deletes_what_the_step_and_the_later_ones_wrote(go: Go, in_one_go: 
     assert folder.done("compare")
 
 
-def test_a_step_without_those_before_it_names_the_first_one_missing(go: Go, tmp_path: Path) -> None:
+def test_a_step_names_the_first_one_missing(go: Go, tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"no run in .*`cnnprune train` begins one"):
         go(steps=("score",))
     assert not (tmp_path / "run").exists()
@@ -372,7 +370,7 @@ def test_the_checkpoint_of_another_network_is_refused(go: Go) -> None:
         go(steps=("finetune",))
 
 
-def test_a_damaged_state_of_a_training_says_what_to_delete(go: Go, tmp_path: Path) -> None:
+def test_a_damaged_state_says_what_to_delete(go: Go, tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         go(observer=Recorder(("epoch", "original", 2)))
     state = RunFolder(tmp_path / "run").unfinished("train")
@@ -395,9 +393,8 @@ def full(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", place], check=True)
 
 
-def test_a_full_disk_ends_a_run_with_nothing_half_written_and_it_goes_on_with_room(
-    go: Go, in_one_go: Any, full: Path, tmp_path: Path
-) -> None:
+def test_on_a_full_disk_nothing_is_half_written(go: Go, in_one_go: Any, full: Path, tmp_path: Path) -> None:
+    """And with room the run goes on."""
     (tmp_path / "run").symlink_to(full / "run")
     (full / "run").mkdir()
     with pytest.raises(OSError, match="No space left") as caught:
@@ -410,7 +407,7 @@ def test_a_full_disk_ends_a_run_with_nothing_half_written_and_it_goes_on_with_ro
 
 
 @pytest.mark.parametrize("failing", ["baseline.safetensors", "ranks.csv", "pruned.safetensors", "finetune.state"])
-def test_a_disk_that_fills_at_any_file_leaves_a_run_that_goes_on(
+def test_a_disk_may_fill_at_any_file(
     failing: str, go: Go, in_one_go: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where no small disk can be mounted, too: the write itself fails, in the middle."""
@@ -433,7 +430,7 @@ def test_a_disk_that_fills_at_any_file_leaves_a_run_that_goes_on(
 # what surrounds a result
 
 
-def test_the_figures_are_drawn_and_drawn_again_where_one_is_missing(go: Go) -> None:
+def test_a_missing_figure_is_drawn_again(go: Go) -> None:
     folder = go()
     drawn = {file: file.read_bytes() for file in sorted(folder.file("figures").iterdir())}
     assert {file.stem for file in drawn} == {name for name, _ in FIGURES.values()}
@@ -451,7 +448,7 @@ def test_a_run_says_what_its_result_depends_on(go: Go) -> None:
     assert {"git_commit", "python", "cnnprune-utils", "numpy"} <= said.keys()
 
 
-def test_the_commit_is_that_of_the_packages_own_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_commit_is_of_the_packages_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def git(*arguments: str) -> str:
         options = ["-c", "user.name=A", "-c", "user.email=a@example.com"]
         command = ["git", "-C", str(tmp_path), *options, *arguments]
@@ -471,7 +468,7 @@ def test_the_commit_is_that_of_the_packages_own_checkout(tmp_path: Path, monkeyp
     assert git_commit() == git("rev-parse", "HEAD") + "-dirty"
 
 
-def test_several_observers_hear_the_same_in_their_order() -> None:
+def test_several_observers_hear_the_same() -> None:
     order: list[str] = []
 
     class Named(Recorder):

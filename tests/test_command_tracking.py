@@ -139,7 +139,7 @@ Tracked = tuple[Path, dict[str, Any]]
 # what is logged
 
 
-def test_the_settings_the_seed_the_versions_and_the_commit_are_logged(tracked: Tracked) -> None:
+def test_settings_versions_and_commit_are_logged(tracked: Tracked) -> None:
     folder, run = tracked
     params = {param["key"]: param["value"] for param in run["data"]["params"]}
     assert params["seed"] == "0"
@@ -173,9 +173,7 @@ def test_the_comparison_is_logged_as_numbers_too(tracked: Tracked) -> None:
         assert metrics[f"{model}/test_accuracy"] == pytest.approx(table.loc[model, "accuracy"])
 
 
-def test_summaries_ranks_plan_figures_and_tables_are_logged_as_the_folder_has_them(
-    tracked: Tracked, server: str
-) -> None:
+def test_the_folders_files_are_logged(tracked: Tracked, server: str) -> None:
     folder, run = tracked
     names = {"settings.yaml", "versions.json", "plan.json", "summary_before.txt", "summary_after.txt"}
     names |= {f"{table}.csv" for table in ("train", "ranks", "removed", "finetune", "comparison")}
@@ -186,7 +184,7 @@ def test_summaries_ranks_plan_figures_and_tables_are_logged_as_the_folder_has_th
         assert urllib.request.urlopen(where, timeout=60).read() == (folder / name).read_bytes()
 
 
-def test_the_networks_come_back_through_mlflow_without_pickle_and_say_the_same_bit_for_bit(
+def test_networks_come_back_without_pickle_bit_for_bit(
     tracked: Tracked, server: str, few: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mlflow import pyfunc, set_tracking_uri
@@ -218,9 +216,7 @@ def test_the_networks_come_back_through_mlflow_without_pickle_and_say_the_same_b
 # told again
 
 
-def test_a_run_that_is_called_again_is_the_same_run_with_nothing_twice(
-    tracked: Tracked, server: str, few_images: None
-) -> None:
+def test_a_run_called_again_logs_nothing_twice(tracked: Tracked, server: str, few_images: None) -> None:
     folder, before = tracked
     assert main(["run", str(folder)]) == 0
     after = run_of(folder, server)
@@ -231,7 +227,8 @@ def test_a_run_that_is_called_again_is_the_same_run_with_nothing_twice(
 
 
 @pytest.mark.usefixtures("few_images")
-def test_step_by_step_it_is_one_run_and_done_anew_another_one_that_lacks_nothing(server: str) -> None:
+def test_steps_are_one_run_and_done_anew_another(server: str) -> None:
+    """The other one lacks nothing."""
     folder = Path("mine")
     assert main(["train", str(folder), *SMALL, "--tracking.uri", server]) == 0
     first = run_of(folder, server)
@@ -250,9 +247,7 @@ def test_step_by_step_it_is_one_run_and_done_anew_another_one_that_lacks_nothing
 
 
 @pytest.mark.usefixtures("few_images")
-def test_an_interrupted_run_says_so_and_the_one_that_goes_on_is_the_same(
-    server: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_run_goes_on_as_the_same(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setitem(STEP_FUNCTIONS, "score", lambda run: signal.raise_signal(signal.SIGINT))
         assert main(["run", "mine", *SMALL, "--tracking.uri", server]) == cli.INTERRUPTED
@@ -263,7 +258,8 @@ def test_an_interrupted_run_says_so_and_the_one_that_goes_on_is_the_same(
     assert (whole["info"]["run_id"], whole["info"]["status"]) == (stopped["info"]["run_id"], "FINISHED")
 
 
-def test_after_kill_9_it_goes_on_as_the_same_run_and_no_epoch_is_logged_twice_or_never(server: str) -> None:
+def test_after_kill_9_each_epoch_is_logged_once(server: str) -> None:
+    """It goes on as the same run."""
     mine = ["run", "mine", "--data.train", "1000", "--data.validation", "200", "--training.epochs", "40"]
     mine += ["--finetuning.epochs", "1", "--tracking.uri", server]
     command = [sys.executable, "-m", "cnnprune_utils.command", *mine]
@@ -296,9 +292,7 @@ def the_warning(capsys: pytest.CaptureFixture[str]) -> str:
 
 
 @pytest.mark.usefixtures("few_images")
-def test_a_server_that_refuses_costs_a_line_and_a_later_call_logs_what_it_missed(
-    server: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_a_server_refused_is_logged_later(server: str, capsys: pytest.CaptureFixture[str]) -> None:
     nobody = f"http://127.0.0.1:{free_port()}"
     assert main(["run", "mine", *SMALL, "--tracking.uri", nobody]) == 0
     assert the_warning(capsys) == (
@@ -356,7 +350,7 @@ def in_between(uri: str) -> Iterator[tuple[str, Any]]:
 
 
 @pytest.mark.usefixtures("few_images")
-def test_a_server_that_goes_away_in_the_middle_ends_no_run(
+def test_a_server_that_goes_away_ends_no_run(
     server: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prune = STEP_FUNCTIONS["prune"]
@@ -372,7 +366,7 @@ def test_a_server_that_goes_away_in_the_middle_ends_no_run(
 
 
 @pytest.mark.usefixtures("few_images")
-def test_a_server_that_takes_calls_and_never_answers_holds_no_run_for_long(
+def test_a_silent_server_holds_no_run_for_long(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
@@ -385,7 +379,7 @@ def test_a_server_that_takes_calls_and_never_answers_holds_no_run_for_long(
 
 @pytest.mark.usefixtures("few_images")
 @pytest.mark.parametrize("uri", ["nonsense://somewhere", "sqlite:////proc/none/mlflow.db"])
-def test_whatever_else_is_wrong_with_the_store_is_a_line_too(uri: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_whatever_is_wrong_with_the_store_is_a_line(uri: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "mine", *SMALL, "--tracking.uri", uri]) == 0
     assert f"warning: MLflow, {uri}: " in the_warning(capsys)
 
@@ -452,7 +446,8 @@ def pages() -> Iterator[tuple[str, subprocess.Popen[str]]]:
 
 
 @pytest.mark.usefixtures("few_images")
-def test_without_a_server_runs_are_in_a_file_and_ui_shows_them_on_loopback(capfd: pytest.CaptureFixture[str]) -> None:
+def test_without_a_server_runs_are_in_a_file(capfd: pytest.CaptureFixture[str]) -> None:
+    """The pages show them, on loopback only."""
     assert main(["train", "runs/mine", *SMALL]) == 0
     said = capfd.readouterr()
     assert said.err == ""
@@ -489,7 +484,7 @@ def test_what_ends_the_pages_ends_their_server(number: signal.Signals) -> None:
 
 
 @pytest.mark.usefixtures("few_images")
-def test_another_experiment_is_another_run_and_a_deleted_one_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_experiment_is_another_run(capsys: pytest.CaptureFixture[str]) -> None:
     client = store.connect(store.place(None))
     for name in ("one", "two"):
         assert main(["train", "mine", *SMALL, "--tracking.experiment", name]) == 0
@@ -503,7 +498,7 @@ def test_another_experiment_is_another_run_and_a_deleted_one_is_named(capsys: py
 
 
 @pytest.mark.usefixtures("few_images")
-def test_output_that_nobody_reads_any_more_is_not_blamed_on_the_store(
+def test_a_closed_output_is_not_blamed_on_the_store(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def closed(text: str = "") -> None:
@@ -520,7 +515,7 @@ def test_output_that_nobody_reads_any_more_is_not_blamed_on_the_store(
 
 
 @pytest.mark.usefixtures("few_images")
-def test_where_the_runs_are_elsewhere_the_line_that_shows_them_says_where(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_line_that_shows_runs_says_where(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "mine", *SMALL, "--tracking.uri", "sqlite:///another place.db"]) == 0
     assert "to look: cnnprune ui --tracking.uri 'sqlite:///another place.db'\n" in capsys.readouterr().out
 
@@ -545,7 +540,7 @@ def test_a_server_has_its_pages_itself(capsys: pytest.CaptureFixture[str], monke
 # where the store is
 
 
-def test_what_is_no_address_of_a_store_is_refused_before_anything_is_begun(
+def test_what_is_no_address_is_refused_at_once(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for uri in ("bogus", "file:///runs"):
@@ -558,9 +553,7 @@ def test_what_is_no_address_of_a_store_is_refused_before_anything_is_begun(
     assert not Path("mine").exists()
 
 
-def test_the_flag_wins_over_the_variable_and_the_variable_over_the_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_flag_wins_over_the_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert store.place(None) == f"sqlite:///{tmp_path.as_posix()}/runs/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://localhost:5000")
     assert store.place(None) == "http://localhost:5000"
@@ -578,9 +571,7 @@ def test_nothing_imports_mlflow_before_it_is_needed() -> None:
 
 
 @pytest.mark.usefixtures("few_images")
-def test_without_mlflow_a_run_says_what_to_install_and_goes_on(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_mlflow_a_run_goes_on(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (store, ui_module):
         monkeypatch.setattr(module, "find_spec", lambda name: None)
     assert main(["run", "mine", *SMALL]) == 0

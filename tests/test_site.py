@@ -22,13 +22,14 @@ import pytest
 from nbformat import v4
 
 ROOT = Path(__file__).resolve().parents[1]
-# the smallest PNG there is: one grey point
 OPENING = "# One\n\n*A promise.*"
+# the smallest PNG there is: one grey point
 POINT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNoAAAAggCBd81ytgAAAABJRU5ErkJggg=="
 
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
+    """A checkout of its own for one test."""
     return new_checkout(tmp_path)
 
 
@@ -97,7 +98,8 @@ def is_alive(pid: int) -> bool:
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
-def test_a_chapter_that_fails_is_named_with_its_cell_and_the_others_are_built(checkout: Path) -> None:
+def test_a_chapter_that_fails_is_named_with_its_cell(checkout: Path) -> None:
+    """The others are built."""
     chapters, book = checkout / "notebooks", checkout / "build" / "book"
     show = f"import base64\nfrom IPython.display import Image\nImage(base64.b64decode('{POINT}'))"
     write(chapters / "01_one.ipynb", show)
@@ -136,7 +138,7 @@ def test_a_chapter_that_fails_is_named_with_its_cell_and_the_others_are_built(ch
     assert nbformat.read(chapters / "02_two.ipynb", as_version=4).cells[1].outputs == []  # a run stores nothing in it
 
 
-def test_without_mlflow_the_appendix_is_named_and_the_others_are_built(checkout: Path, tmp_path: Path) -> None:
+def test_without_mlflow_the_appendix_is_named(checkout: Path, tmp_path: Path) -> None:
     write(checkout / "notebooks" / "01_one.ipynb", "1", opening="# One\n\nGo to [the appendix](appendix_mlflow.ipynb).")
     write(checkout / "notebooks" / "appendix_mlflow.ipynb", "import mlflow", opening="# Runs")
     (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['mlflow'] = None\n")
@@ -248,9 +250,7 @@ def test_a_widget_is_stored_as_its_text(monkeypatch: pytest.MonkeyPatch) -> None
     assert "widgets" not in notebook.metadata
 
 
-def test_the_pages_show_the_text_of_a_widget_that_jupyterlab_stored(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_the_pages_show_a_widget_as_its_text(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.syspath_prepend(ROOT / "site")
     pages = importlib.import_module("pages")
     monkeypatch.setattr(pages, "NOTEBOOKS", tmp_path)
@@ -269,7 +269,7 @@ def test_the_pages_show_the_text_of_a_widget_that_jupyterlab_stored(
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks" / "solutions").glob("*.ipynb")), ids=lambda path: path.stem)
-def test_a_solution_begins_with_its_question_so_that_only_the_answer_is_folded(path: Path) -> None:
+def test_a_solution_begins_with_its_question(path: Path) -> None:
     cells = nbformat.read(path, as_version=4).cells
     prose = "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
     exercises = re.findall(r"^## Exercise (\d)\n\n(.+?)(?=\n\n|\Z)", prose, re.MULTILINE | re.DOTALL)
@@ -311,7 +311,7 @@ def test_a_formula_that_cannot_be_read_is_refused(mathml: ModuleType, tex: str) 
         mathml.mathml(tex)
 
 
-def test_the_font_of_the_formulas_has_every_sign_that_they_use(mathml: ModuleType) -> None:
+def test_the_font_of_the_formulas_has_every_sign(mathml: ModuleType) -> None:
     woff2 = (ROOT / "site" / "_static" / "fonts" / "math.woff2").read_bytes()
     assert woff2.startswith(b"wOF2")
     assert len(woff2) < 100_000
@@ -324,7 +324,7 @@ def test_the_font_of_the_formulas_has_every_sign_that_they_use(mathml: ModuleTyp
                 assert used <= signs | {" ", "\u00a0"}, f"{path.name}: {tex} needs {used - signs}"
 
 
-def test_outputs_are_stored_from_one_clean_run_or_not_at_all(checkout: Path) -> None:
+def test_outputs_are_of_one_clean_run_or_not_stored(checkout: Path) -> None:
     good, bad = checkout / "notebooks" / "01_one.ipynb", checkout / "notebooks" / "solutions" / "01_one.ipynb"
     lines = [
         "import os, sys",
