@@ -143,7 +143,10 @@ def execute(path: Path) -> NotebookNode:
         record_timing=False,
     )
     try:
-        client.execute()
+        if in_first_thread():
+            client.execute()
+        else:
+            asyncio.run(client.async_execute())  # which leaves no task behind, as the thread's loop ends with it
     except BaseException as error:  # a time limit, a dead kernel: nbclient has many, and none may stop the others
         if client.stopped:
             raise KeyboardInterrupt from error
