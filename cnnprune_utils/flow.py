@@ -299,7 +299,8 @@ class Flow:
                     self.names.freeze(self.labels(x), f"{reason} in {self.where()}")
                 results = [torch.full(y.shape, NOBODY) for y in call.outs]
         else:
-            results = [torch.full(y.shape, NOBODY if call.ins else ANYBODY) for y in call.outs]
+            fits = not call.ins and (call.draws or not any(map(_varies, call.outs)))
+            results = [torch.full(y.shape, ANYBODY if fits else NOBODY) for y in call.outs]
         for y, labels in zip(call.outs, results, strict=True):
             if call.func._schema.is_mutable or storage_of(y) not in storages:
                 self._finish(y, labels, fed)
@@ -376,6 +377,10 @@ def _busy(flow: Flow) -> Iterator[None]:
         yield
     finally:
         flow.busy = False
+
+
+def _varies(constant: Tensor) -> bool:
+    return constant.numel() > 1 and not bool((constant == constant.flatten()[0]).all())
 
 
 def storage_of(tensor: Tensor) -> int:

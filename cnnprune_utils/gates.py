@@ -227,11 +227,6 @@ def mask(model: nn.Module, plan: Plan, example: Any = None) -> GatedNetwork:
     """
     structure = analyse(model, example)
     structure.check(plan)
-    return closed_network(model, structure, plan)
-
-
-def closed_network(model: nn.Module, structure: Structure, plan: Plan) -> GatedNetwork:
-    """:func:`mask`, for a structure that is known."""
     network = GatedNetwork(model, structure)
     for name, filters in plan.remove.items():
         network.gates[name].values[list(filters)] = 0.0

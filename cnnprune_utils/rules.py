@@ -42,6 +42,11 @@ class Call:
         return self.func._schema.name.rpartition("::")[2].rstrip("_")
 
     @property
+    def draws(self) -> bool:
+        """Whether the numbers that it returns say nothing: random ones, or memory that is not written yet."""
+        return torch.Tag.nondeterministic_seeded in self.func.tags or self.name.startswith("empty")
+
+    @property
     def depends_on_numbers(self) -> bool:
         """Whether Python, or the shape of the result, learns of the numbers themselves."""
         if self.name == "index":

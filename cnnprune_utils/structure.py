@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import accumulate, chain
+from itertools import accumulate, chain, islice
 from typing import Any, TypeAlias
 
 import torch
@@ -24,6 +24,7 @@ from .cutting import Kept, copy_of, without
 from .example import Example, untouched
 from .flow import Flow, Undecided, user_frame
 from .plan import Plan
+from .proof import DEPENDS, Proof
 
 Owners: TypeAlias = dict[tuple[str, int], Tensor]
 
@@ -151,6 +152,12 @@ class Structure:
                 kept.setdefault(tensor, {})[dim] = stays.nonzero().flatten()
         return kept
 
+    def closed(self, plan: Plan) -> dict[tuple[str, int], Tensor]:
+        """Return reader -> bool (channels,): the channels that it reads of the plan's filters."""
+        gone = self.filters(plan)
+        closed = {reader: torch.isin(filters, gone) for reader, filters in self.readers.items()}
+        return {reader: channels for reader, channels in closed.items() if bool(channels.any())}
+
     def after(self, plan: Plan) -> Structure:
         """Return the structure of the network without the plan's filters; nothing is run again."""
         self.check(plan)
@@ -259,7 +266,7 @@ def analyse(model: nn.Module, example: Any = None) -> Structure:
             trains = True
         except Exception:  # a network that runs in eval mode only
             trains = False
-        return _without_fixed_sizes(model, _sorted(model, flow, inputs, trains))
+        return _proved(model, _sorted(model, flow, inputs, trains))
 
 
 def _sorted(model: nn.Module, flow: Flow, example: Example, trains: bool) -> Structure:
@@ -351,42 +358,36 @@ def _apart(weights: list[str], written: Mapping[str, list[int]]) -> dict[str, li
     return {weight: layers[weight] for weight in weights if weight in layers}
 
 
-def _without_fixed_sizes(model: nn.Module, structure: Structure) -> Structure:
-    """Try to remove one filter of each layer: forward may hold sizes as numbers, which no run of it shows."""
-    failed = _failing(model, structure, [name for name, layer in structure.layers.items() if layer.out_channels > 1])
+def _proved(model: nn.Module, structure: Structure) -> Structure:
+    """Without the layers that cannot lose a filter: forward may hold sizes as numbers, which no run of it shows.
+
+    The first filter of each layer is removed, and the last one: ``arange(x.shape[1])`` is right without the last.
+    """
+    names = [name for name, layer in structure.layers.items() if layer.out_channels > 1]
+    if not names:
+        return structure
+    proof, failed = Proof(model, structure.example, structure.trains), dict[str, str]()
+    for last in (False, True):
+        plan = {name: structure.layers[name].out_channels - 1 if last else 0 for name in names if name not in failed}
+        failed |= _failing(model, structure, proof, plan)
     return structure.without_layers(failed) if failed else structure
 
 
-def _failing(model: nn.Module, structure: Structure, names: list[str]) -> dict[str, str]:
-    """Which of these layers cannot lose a filter, with the reason; a half at a time."""
-    if not names:
+def _failing(model: nn.Module, structure: Structure, proof: Proof, filters: dict[str, int]) -> dict[str, str]:
+    """Which of these layers cannot lose its filter, with the reason; a half at a time."""
+    if not filters:
         return {}
-    plan = Plan({name: (structure.layers[name].out_channels - 1,) for name in names})
-    why = runs(without(model, structure.kept(plan)), structure)
+    plan = Plan({name: (k,) for name, k in filters.items()})
+    small = without(model, structure.kept(plan))
+    why = proof.failure(small)
+    if not why and (apart := proof.gap(small, structure.closed(plan))):
+        why = (
+            f"without one of its filters, {type(model).__name__} computes something else than with its gate closed "
+            f"(outputs differ by {apart:.2g} of the largest). {DEPENDS}"
+        )
     if not why:
         return {}
-    if len(names) == 1:
-        return {names[0]: why}
-    half = len(names) // 2
-    return {**_failing(model, structure, names[:half]), **_failing(model, structure, names[half:])}
-
-
-def runs(small: nn.Module, structure: Structure) -> str:
-    """Return why the cut network does not run where the whole one did, or an empty text; ``small`` is used up."""
-    for mode in (False, True) if structure.trains else (False,):
-        try:
-            with torch.no_grad():
-                small.train(mode)(*structure.example.args, **structure.example.kwargs)
-        except Exception as error:
-            return f"forward fails without one of its filters, at {user_frame(error)}: {_first_line(error)}. {HINT}"
-    return ""
-
-
-HINT = (
-    "Sizes that forward holds as numbers do not follow: write x.flatten(1) or x.view(x.size(0), -1) for a flatten, and "
-    "x.shape[1] for a number of channels."
-)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0].rstrip(".")
+    if len(filters) == 1:
+        return dict.fromkeys(filters, why)
+    halves = dict(islice(filters.items(), len(filters) // 2)), dict(islice(filters.items(), len(filters) // 2, None))
+    return {name: why for half in halves for name, why in _failing(model, structure, proof, half).items()}

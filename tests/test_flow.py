@@ -61,6 +61,7 @@ FROZEN: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
     "index": ("channels picked by their numbers", lambda x: x[:, [1, 0]]),
     "roll": ("channels rolled by a fixed number", lambda x: x.roll(1, 1)),
     "constant": ("joins it with numbers that no filter makes", lambda x: x + torch.arange(4.0).view(4, 1, 1)),
+    "places": ("joins it with numbers that no filter makes", lambda x: (x.mT.transpose(1, 3) + torch.arange(4)).mT),
     "product": ("matrix product", lambda x: (x.flatten(2).transpose(1, 2) @ torch.ones(4, 4)).mT.view(x.shape)),
     "unknown": ("cdist_forward, which is not known to keep channels apart,", lambda x: torch.cdist(x, x)),
     "custom": ("mixing, which is not known to keep channels apart,", mixing),

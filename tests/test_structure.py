@@ -348,6 +348,26 @@ def test_a_fixed_size_is_named_with_its_line(call: Callable[[Tensor], Tensor]) -
     assert "write x.flatten(1)" in reason
 
 
+def drawn_scale(channels: int) -> Tensor:
+    """The first numbers of a sequence: they stay the same if the last filter leaves, and not if the first one does."""
+    return torch.rand(channels, 1, 1, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    "scale",
+    [lambda n: n**-0.5, lambda n: 1 + (n < 4), drawn_scale],
+    ids=["by the number", "by a branch", "by a table"],
+)
+def test_what_is_not_closed_gates_is_skipped(scale: Callable[[int], Any]) -> None:
+    """The network runs without a filter, and computes something else. Other layers can be removed."""
+    model = Net(lambda self, x: self.reader((y := self.conv(self.first(x))) * scale(y.shape[1])),
+                first=nn.Conv2d(1, 3, 1), conv=nn.Conv2d(3, 4, 3), reader=nn.Conv2d(4, 2, 1))  # fmt: skip
+    reason = why(randomize(model))
+    assert "computes something else than with its gate closed" in reason
+    assert "depends on the number of channels" in reason
+    assert names(model) == ["first"]
+
+
 @pytest.mark.parametrize(
     "call",
     [
