@@ -97,6 +97,7 @@ class Structure:
         example: the inputs on which this was seen.
         trains: whether the network runs in train mode on the example.
         batch_statistics: layers that normalise with the statistics of the batch, also in eval mode.
+        overwritten: readers whose input forward writes to afterwards, in place.
         output: the weight of the layer whose result is the network's output, or an empty text.
     """
 
@@ -108,6 +109,7 @@ class Structure:
     example: Example
     trains: bool
     batch_statistics: tuple[str, ...] = ()
+    overwritten: frozenset[tuple[str, int]] = frozenset()
     output: str = ""
 
     @classmethod
@@ -194,7 +196,7 @@ class Structure:
 
         rest = {
             name: getattr(self, name)
-            for name in ("skipped", "outputs", "example", "trains", "batch_statistics", "output")
+            for name in ("skipped", "outputs", "example", "trains", "batch_statistics", "overwritten", "output")
         }
         readers = {reader: mapped(filters) for reader, filters in self.readers.items()}
         producers = {name: layer.producers for name, layer in self.layers.items()}
@@ -208,10 +210,12 @@ def prunable_layers(model: nn.Module, example: Any = None) -> list[Layer]:
     Args:
         model: any network; it is unchanged.
         example: inputs that it takes: a tensor, a tuple of positional arguments, or a dict of keyword arguments. None:
-            ``model.example_input_array``, else the smallest picture that it takes.
+            ``model.example_input_array``, else the smallest picture that it takes. Where forward branches on the size
+            of its inputs, only the branch of the example is seen: pass inputs as large as yours.
 
     Raises:
-        ValueError: the network does not run on the example, or its branches depend on the numbers that pass.
+        ValueError: the network does not run on the example, its branches depend on the numbers that pass, or it is
+            compiled, scripted or wrapped for several devices.
     """
     return list(analyse(model, example).layers.values())
 
@@ -238,6 +242,7 @@ def analyse(model: nn.Module, example: Any = None) -> Structure:
     """Follow the names of all filters through ``model``; arguments and errors as for :func:`prunable_layers`."""
     if (found := _KNOWN.get().get(id(model))) is not None:
         return found
+    _refuse_wrappers(model)
     with untouched(model):
         twin = copy_of(model).eval()
         inputs = Example.of(twin, example)
@@ -267,6 +272,27 @@ def analyse(model: nn.Module, example: Any = None) -> Structure:
         except Exception:  # a network that runs in eval mode only
             trains = False
         return _proved(model, _sorted(model, flow, inputs, trains))
+
+
+_WRAPPERS = {
+    "OptimizedModule": "_orig_mod",
+    "DataParallel": "module",
+    "DistributedDataParallel": "module",
+    "FullyShardedDataParallel": "module",
+}
+"""Class of PyTorch -> its attribute for what it wraps. They run copies, or other code than forward's."""
+
+
+def _refuse_wrappers(model: nn.Module) -> None:
+    """Raise ValueError where ``model``, or a part of it, is compiled or spread over devices."""
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ValueError("a TorchScript module shows no layers: pass the module that it was made from.")
+    for name, module in model.named_modules():
+        inner = _WRAPPERS.get(type(module).__name__) if type(module).__module__.startswith("torch.") else None
+        if inner is not None:
+            path = f"model.{name}".rstrip(".")
+            what = f"pass {path}.{inner}" if not name else f"put {path}.{inner} in its place"
+            raise ValueError(f"{path} is a {type(module).__name__}, which runs something else than its layers: {what}.")
 
 
 def _sorted(model: nn.Module, flow: Flow, example: Example, trains: bool) -> Structure:
@@ -310,6 +336,7 @@ def _sorted(model: nn.Module, flow: Flow, example: Example, trains: bool) -> Str
         example=example,
         trains=trains,
         batch_statistics=tuple(dict.fromkeys(flow.batch_statistics)),
+        overwritten=frozenset(flow.overwritten),
         output=flow.output,
     )
 

@@ -22,7 +22,8 @@ def prune(model: nn.Module, plan: Plan, example: Any = None) -> nn.Module:
 
     With a filter, all numbers that belong to it are deleted, as :func:`.structure.prunable_layers` lists them. All kept
     numbers, dtypes, devices, ``requires_grad`` flags and train/eval flags stay as they were; ``model`` is unchanged.
-    Make a new optimizer for the result: the old one holds the old parameters.
+    Make a new optimizer for the result: the old one holds the old parameters. Hooks of modules come along; hooks of
+    tensors (``weight.register_hook``), which may know their shapes, do not: register them anew.
 
     The result is proved before it is returned: on the example, it must run wherever ``model`` does, and give the
     outputs of closed gates.

@@ -88,6 +88,57 @@ def test_frozen_filters_have_a_reason(reason: str, operation: Callable[[Tensor],
     assert not structure.layers
 
 
+SPLIT: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[int], list[int]]]] = {
+    "view, inner fixed": (lambda x: x.view(len(x), -1, 4, 4, 4).amax(2), lambda c: [4 * c + j for j in range(4)]),
+    "view, outer fixed": (lambda x: x.view(len(x), 4, -1, 4, 4).amax(1), lambda c: [3 * j + c for j in range(4)]),
+    "reshape, inner": (lambda x: x.reshape(len(x), -1, 4, 4, 4).amax(2), lambda c: [4 * c + j for j in range(4)]),
+    "reshape, outer": (lambda x: torch.reshape(x, (len(x), 4, -1, 4, 4)).amax(1), lambda c: [3 * j + c for j in range(4)]),
+    "unflatten, inner": (lambda x: x.unflatten(1, (-1, 4)).amax(2), lambda c: [4 * c + j for j in range(4)]),
+    "unflatten, outer": (lambda x: torch.unflatten(x, -3, (4, -1)).amax(1), lambda c: [3 * j + c for j in range(4)]),
+    "by names": (lambda x: x.unflatten(dim=1, sizes=(-1, 4)).amax(2), lambda c: [4 * c + j for j in range(4)]),
+    "the module": (nn.Sequential(nn.Unflatten(1, (-1, 4)), nn.Flatten(1, 2)), lambda c: [4 * c + j for j in range(4)]),
+    "both sides fixed": (
+        lambda x: x.view(len(x), 2, -1, 2, 4, 4).amax((1, 3)),
+        lambda c: [6 * i + 2 * c + j for i in range(2) for j in range(2)],
+    ),
+    "shuffled": (
+        lambda x: x.reshape(len(x), -1, 4, 4, 4).transpose(1, 2).flatten(1, 2),
+        lambda c: [4 * c + j for j in range(4)],
+    ),
+}
+
+
+@pytest.mark.parametrize(("operation", "channels"), SPLIT.values(), ids=SPLIT)
+def test_the_size_that_is_open_may_shrink(
+    operation: Callable[[Tensor], Tensor], channels: Callable[[int], list[int]]
+) -> None:
+    """12 channels in 3 parts of 4, or in 4 of 3: which leave together."""
+    x = torch.randn(2, 1, 4, 4)
+    convolutions = {
+        "conv": nn.Conv2d(1, 12, 1),
+        "reader": nn.Conv2d(operation(torch.zeros(2, 12, 4, 4)).shape[1], 2, 1),
+    }
+    structure = analyse(Net(lambda self, x: self.reader(operation(self.conv(x))), **convolutions), x)
+    (place, *_) = structure.layers["conv"].places
+    assert place.indices == tuple(tuple(channels(c)) for c in range(3))
+
+
+POSITIONS = torch.tensor([True, False, True, True])
+CHANNELS = torch.tensor([[True, True, False, True]] * 2)
+
+
+def test_a_constant_mask_picks_positions() -> None:
+    assert [*found(lambda x: x[:, :, POSITIONS]).layers] == ["conv"]
+    assert [*found(lambda x: x[:, :, POSITIONS.expand(4, 4)][..., None]).layers] == ["conv"]
+
+
+@pytest.mark.parametrize("mask", [CHANNELS, CHANNELS.byte()])
+@pytest.mark.filterwarnings("ignore:indexing with dtype torch.uint8")
+def test_a_mask_over_channels_freezes(mask: Tensor) -> None:
+    structure = found(lambda x: x[mask].view(2, 3, 4, 4))
+    assert "channels picked by their numbers" in structure.skipped["conv"]
+
+
 @pytest.mark.parametrize(
     "asks",
     [

@@ -23,6 +23,7 @@ from random_networks import (  # noqa: F401
 from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
+from cnnprune_utils import gates
 from cnnprune_utils.book.cnn import CNN
 from cnnprune_utils.plan import Plan
 from cnnprune_utils.structure import Layer, analyse, known, prunable_layers, skipped_layers
@@ -578,6 +579,30 @@ def test_a_failing_example_is_named_with_its_shape() -> None:
         ValueError, match=r"^Sequential fails on the example \(2x3x8x8\): .*\. Pass inputs that it takes"
     ):
         prunable_layers(chain(), torch.zeros(2, 3, 8, 8))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.* is deprecated")
+@pytest.mark.parametrize(
+    ("wrap", "message"),
+    [
+        (torch.compile, r"model is a OptimizedModule, .*: pass model\._orig_mod"),
+        (nn.DataParallel, r"model is a DataParallel, .*: pass model\.module"),
+        (lambda m: nn.Sequential(nn.DataParallel(m)), r"model\.0 is a DataParallel, .*: put model\.0\.module in its"),
+        (torch.jit.script, "a TorchScript module shows no layers: pass the module that it was made from"),
+    ],
+)
+def test_what_wraps_a_network_is_refused(wrap: Callable[[nn.Module], nn.Module], message: str) -> None:
+    model = wrap(nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1)))
+    for call in (prunable_layers, skipped_layers, gates.gated, lambda m, x: prune(m, Plan({}), x)):
+        with pytest.raises(ValueError, match=message):
+            call(model, EXAMPLE)
+
+
+def test_a_layer_under_vmap_is_refused() -> None:
+    model = before_linear(lambda self, x: torch.vmap(lambda one: self.inner(one[None])[0])(x).flatten(1), 4 * 36)
+    model.inner = nn.Conv2d(4, 4, 1)
+    with pytest.raises(ValueError, match=r"at test_structure\.py, line .* inside torch\.vmap .* on the whole batch"):
+        analyse(model, EXAMPLE)
 
 
 def test_a_plan_for_another_network_lists_the_layers() -> None:
