@@ -89,6 +89,7 @@ class Flow:
         self._tensors = tensor_names(self.model)
         self._labels: dict[int, tuple[Tensor, int]] = {}  # of each storage, with the bytes of one of its numbers
         self._named: set[int] = set()  # storages that hold names
+        self._fitting: set[int] = set()  # storages of constants that fit every name, such as zeros
         self._fed: set[int] = set()  # storages that depend on the input
         self._matrices: dict[int, str] = {}  # storages of parameters of several dimensions
         self._state: set[int] = set()
@@ -303,7 +304,13 @@ class Flow:
         asked = tensors_in(call["indices"]) if call.name == "index" else call.ins
         if call.depends_on_numbers and any(storage_of(x) in self._fed for x in asked):
             self._decides()
-        if storages & self._named or storages & self._matrices.keys():
+        written = call.func._schema.is_mutable
+        constant = not fed and not written and all(bool((self.labels(x) == ANYBODY).all()) for x in call.ins)
+        followed = (self._named, self._matrices.keys(), self._fitting)
+        if constant and (call.draws or not any(map(_varies, call.outs))):
+            results = [torch.full(y.shape, ANYBODY) for y in call.outs]
+            self._fitting.update(map(storage_of, call.outs))
+        elif any(not storages.isdisjoint(kind) for kind in followed):
             try:
                 results = apply(self, call)
             except Stays as reason:
@@ -311,12 +318,11 @@ class Flow:
                     self.names.freeze(self.labels(x), f"{reason} in {self.where()}")
                 results = [torch.full(y.shape, NOBODY) for y in call.outs]
         else:
-            fits = not call.ins and (call.draws or not any(map(_varies, call.outs)))
-            results = [torch.full(y.shape, ANYBODY if fits else NOBODY) for y in call.outs]
+            results = [torch.full(y.shape, NOBODY) for y in call.outs]
         for y, labels in zip(call.outs, results, strict=True):
-            if call.func._schema.is_mutable:
+            if written:
                 self.overwritten |= self._reads.get(storage_of(y), set())
-            if call.func._schema.is_mutable or storage_of(y) not in storages:
+            if written or storage_of(y) not in storages:
                 self._finish(y, labels, fed)
 
     def _decides(self) -> NoReturn:

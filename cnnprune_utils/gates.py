@@ -305,9 +305,8 @@ def _slopes(network: GatedNetwork, images: Tensor, labels: Tensor, loss: Loss) -
     try:
         for name, values in own.items():
             network.gates[name].values = values
-        gating = _Gating(network)
         with torch.enable_grad():
-            with gating:
+            with (gating := _Gating(network)):
                 outputs = network.network(images)
             losses = loss(outputs, labels, reduction="none")
             check_losses(losses, len(images))

@@ -394,14 +394,14 @@ RULES: dict[str, Rule] = {
     **_entries(_reshaped, "view reshape unflatten _unsafe_view _reshape_alias"),
     **_entries(_slice, "slice select narrow"),
     **_entries(_split, "split split_with_sizes chunk unbind"),
-    **_entries(_executed, "flip repeat pixel_unshuffle"),
+    **_entries(_executed, "flip repeat pixel_unshuffle rot90"),
     **_entries(
         _kept, "fill zero bernoulli uniform normal exponential random empty_like zeros_like ones_like full_like"
     ),
     **_entries(_kept, "rand_like randn_like _to_copy contiguous"),
     **_entries(_cat, "cat stack"),
     **_entries(_indexed, "index index_select"),
-    **_entries(_along_one, "_softmax _log_softmax cumsum cumprod sort"),
+    **_entries(_along_one, "_softmax _log_softmax cumsum cumprod cummax cummin logcumsumexp sort"),
     "constant_pad_nd": _padded,
     "roll": _rolled,
     "pixel_shuffle": _pixel_shuffled,

@@ -161,7 +161,12 @@ class Structure:
         return {reader: channels for reader, channels in closed.items() if bool(channels.any())}
 
     def after(self, plan: Plan) -> Structure:
-        """Return the structure of the network without the plan's filters; nothing is run again."""
+        """Return the structure of the network without the plan's filters; nothing is run again.
+
+        Groups stay what they were: a plan for the result fits, behind ``plan``, the whole network as well. An analysis
+        of the pruned network says the same, unless groups are left with one channel each, which is what a depthwise
+        convolution is, or a depthwise convolution with one channel, which is an ordinary one.
+        """
         self.check(plan)
         widths = {name: layer.out_channels - len(plan.remove.get(name, ())) for name, layer in self.layers.items()}
         return self._renumbered(

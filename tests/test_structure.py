@@ -715,6 +715,29 @@ def assert_same_after(model: nn.Module, plan: Plan, example: Tensor) -> None:
     assert (after.output, after.batch_statistics) == (seen.output, seen.batch_statistics)
 
 
+def depthwise(model: nn.Module) -> list[bool]:
+    return [1 < m.groups == m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)]
+
+
+@settings(PROPERTY, max_examples=25)
+@given(networks_with_plans())
+def test_after_is_a_new_analysis(net_and_plan: tuple[RandomNetwork, Plan]) -> None:
+    """Where a convolution becomes depthwise, or is it no more, a second plan still fits the whole network."""
+    net, plan = net_and_plan
+    after, once = analyse(net).after(plan), prune(net, plan)
+    if depthwise(once) == depthwise(net):
+        seen = analyse(once)
+        assert after.layers == seen.layers
+        assert all(after.layers[name].places == layer.places for name, layer in seen.layers.items())
+    second = Plan({name: range(1, layer.out_channels, 2) for name, layer in after.layers.items()})
+    with known(once, after):
+        twice = prune(once, second)
+    at_once = prune(net, plan.then(second))
+    assert repr(twice) == repr(at_once)
+    for name, tensor in at_once.state_dict().items():
+        assert torch.equal(twice.state_dict()[name], tensor), name
+
+
 @settings(PROPERTY, max_examples=20)
 @given(networks_with_plans())
 def test_after_serves_the_next_pruning(net_and_plan: tuple[RandomNetwork, Plan]) -> None:
