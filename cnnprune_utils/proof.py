@@ -37,9 +37,9 @@ class Proof:
     def failure(self, small: nn.Module) -> str:
         """Return why ``small`` does not run where the whole network does, or an empty text."""
         small = copy_of(small)
-        for mode in (False, True) if self.trains else (False,):
+        for mode, grad in [(False, False), (False, True), (True, False)][: 3 if self.trains else 2]:
             try:
-                with torch.no_grad():
+                with torch.set_grad_enabled(grad):  # forward may ask whether gradients are on
                     small.train(mode)(*self.example.args, **self.example.kwargs)
             except Exception as error:
                 return f"forward fails without one of its filters, at {user_frame(error)}: {_first_line(error)}. {HINT}"
@@ -55,7 +55,7 @@ class Proof:
         small = copy_of(small).eval()
         exact = _in_float64(small)
         for example, grad in product((self.example, self.example.drawn()), (False, True)):
-            with torch.set_grad_enabled(grad):  # forward may ask whether gradients are on
+            with torch.set_grad_enabled(grad):
                 try:
                     exactly = example.double()
                     first, second = _outputs(exact, exactly, {}), _outputs(self.exact, exactly, closed)

@@ -36,8 +36,12 @@ def test_the_right_cut_has_no_gap(dtype: torch.dtype) -> None:
     assert 0 < proof.gap(small, CLOSED) < 1e-5
 
 
-def test_a_fixed_size_fails_at_its_line() -> None:
-    proof = Proof(model := network(lambda self, x: self.b(self.a(x).view(2, 3, 4, 4))), Example((X,)), trains=False)
+@pytest.mark.parametrize("applies", [lambda _: True, lambda _: torch.is_grad_enabled(), lambda self: self.training])
+def test_a_fixed_size_fails_at_its_line(applies: Any) -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        return self.b(self.a(x).view(2, 3, 4, 4) if applies(self) else self.a(x))
+
+    proof = Proof(model := network(forward), Example((X,)), trains=True)
     assert "fails without one of its filters, at test_proof.py, line" in proof.failure(without(model, CUT))
 
 
