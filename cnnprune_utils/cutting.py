@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.overrides import TorchFunctionMode
 
 Kept: TypeAlias = dict[str, dict[int, Tensor]]
 """Name of a parameter or buffer -> dimension -> the indices that stay."""
@@ -22,10 +23,21 @@ def copy_of(model: nn.Module, *, shared: bool = False) -> nn.Module:
     A network whose modules do something of their own in ``train()`` or ``eval()``, such as merging weights, shares
     nothing: it would change the other one.
     """
-    memo = _loose_tensors(model)
+    memo: dict[int, Any] = {}
     if shared and not switches(model):
         memo |= {id(parameter): parameter for parameter in model.parameters()}
-    return copy.deepcopy(model, memo)
+    with _WithoutHistory():
+        return copy.deepcopy(model, memo)
+
+
+class _WithoutHistory(TorchFunctionMode):
+    """``copy.deepcopy`` refuses a tensor with a history, such as a cached feature map: its numbers are copied."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.__deepcopy__ and not args[0].is_leaf:
+            tensor, memo = args
+            return memo.setdefault(id(tensor), tensor.detach().clone())
+        return func(*args, **(kwargs or {}))
 
 
 def switches(model: nn.Module) -> bool:
@@ -34,14 +46,6 @@ def switches(model: nn.Module) -> bool:
     return not own <= {nn.Module.train, nn.Module.eval} or any(
         name in vars(module) for module in model.modules() for name in ("train", "eval")
     )
-
-
-def _loose_tensors(model: nn.Module) -> dict[int, Any]:
-    """A memo for ``copy.deepcopy``, which refuses a tensor with a history: a cached feature map, a masked weight."""
-    attributes = chain.from_iterable(vars(module).values() for module in model.modules())
-    return {
-        id(value): value.detach().clone() for value in attributes if isinstance(value, Tensor) and not value.is_leaf
-    }
 
 
 def without(model: nn.Module, kept: Kept) -> nn.Module:
@@ -58,7 +62,8 @@ def without(model: nn.Module, kept: Kept) -> nn.Module:
     for module in small.modules():
         kinds: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
         held = [(kind, name) for kind in kinds for name in kind]
-        changed, kept_rows = False, rows.get(id(getattr(module, "weight", None)))
+        own = next((kind["weight"] for kind in kinds if "weight" in kind), None)  # what is computed stays as it is
+        changed, kept_rows = False, rows.get(id(own))
         for kind, name in held:
             if id(kind[name]) in smaller:
                 kind[name] = smaller[id(kind[name])]

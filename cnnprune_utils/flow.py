@@ -21,12 +21,13 @@ from typing import Any, NoReturn
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from .calls import Read, layer_name, read_of, tensor_names
 from .names import ANYBODY, NOBODY, Names, Stays
-from .rules import Call, apply
+from .rules import Call, apply, inferred_dim
 
 _NORMS: dict[Callable[..., Any], tuple[str, ...]] = {
     F.batch_norm: ("input", "running_mean", "running_var", "weight", "bias", "training"),
@@ -58,7 +59,9 @@ class Flow:
         depthwise: weights of depthwise convolutions.
         computed: layers whose weight is computed from other tensors, with the reason why their filters stay.
         batch_statistics: layers that normalise with the statistics of the batch in eval mode.
+        overwritten: the readings whose input forward writes to afterwards, in place.
         output: the weight whose layer gives the network's whole output, or an empty text.
+        inferred: the dimension whose size the present view, reshape or unflatten leaves open.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -71,8 +74,10 @@ class Flow:
         self.readings: dict[tuple[str, int], Tensor] = {}
         self.batch_statistics: list[str] = []
         self.computed: dict[str, str] = {}
+        self.overwritten: set[tuple[str, int]] = set()
         self.output = ""
         self.busy = False
+        self.inferred: int | None = None
 
     def run(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Run the model, follow the names through it, and return its outputs.
@@ -84,9 +89,11 @@ class Flow:
         self._tensors = tensor_names(self.model)
         self._labels: dict[int, tuple[Tensor, int]] = {}  # of each storage, with the bytes of one of its numbers
         self._named: set[int] = set()  # storages that hold names
+        self._fitting: set[int] = set()  # storages of constants that fit every name, such as zeros
         self._fed: set[int] = set()  # storages that depend on the input
         self._matrices: dict[int, str] = {}  # storages of parameters of several dimensions
         self._state: set[int] = set()
+        self._reads: dict[int, set[tuple[str, int]]] = {}  # who has read a storage, in eval mode
         self._made: dict[int, str] = {}  # storages that hold what a layer wrote, and nothing else
         self._alive: list[Tensor] = []  # else another tensor could get the same place in memory
         self.undecided = ""
@@ -143,6 +150,10 @@ class Flow:
 
     def _put(self, tensor: Tensor, labels: Tensor) -> None:
         key, size = storage_of(tensor), tensor.element_size()
+        if tensor.layout is not torch.strided:
+            self._alive.append(tensor)
+            self.names.freeze(labels, f"a sparse tensor is made of it in {self.where()}")
+            return
         if tensor.numel() == 0:
             return
         if key not in self._labels:
@@ -158,7 +169,7 @@ class Flow:
         storages = Counter(storage_of(tensor) for tensor in self._state_tensors() if tensor.numel())
         for tensor in self._state_tensors():
             name = self._tensors[id(tensor)]
-            if not tensor.numel():
+            if not tensor.numel() or tensor.layout is not torch.strided:
                 continue
             key, long = storage_of(tensor), [dim for dim, size in enumerate(tensor.shape) if size > 1]
             self._state.add(key)
@@ -223,6 +234,7 @@ class Flow:
         written = own.repeat(groups) if read.transposed else own
         self._same_place_of_each_group(written, groups, why)
         if not self.model.training:  # what only trains can be removed with others, but is not scored
+            self._reads.setdefault(storage_of(read.input), set()).add((weight, read.in_dim))
             self.readings[weight, read.in_dim] = columns.repeat(read.in_channels // len(columns))
             self.written.setdefault(weight, written)
             self.outputs.setdefault(weight, outs)
@@ -289,9 +301,16 @@ class Flow:
         storages = {storage_of(x) for x in call.ins}
         fed = bool(storages & self._fed)
         self._alive += call.outs
-        if fed and call.depends_on_numbers:
+        asked = tensors_in(call["indices"]) if call.name == "index" else call.ins
+        if call.depends_on_numbers and any(storage_of(x) in self._fed for x in asked):
             self._decides()
-        if storages & self._named or storages & self._matrices.keys():
+        written = call.func._schema.is_mutable
+        constant = not fed and not written and all(bool((self.labels(x) == ANYBODY).all()) for x in call.ins)
+        followed = (self._named, self._matrices.keys(), self._fitting)
+        if constant and (call.draws or not any(map(_varies, call.outs))):
+            results = [torch.full(y.shape, ANYBODY) for y in call.outs]
+            self._fitting.update(map(storage_of, call.outs))
+        elif any(not storages.isdisjoint(kind) for kind in followed):
             try:
                 results = apply(self, call)
             except Stays as reason:
@@ -299,9 +318,11 @@ class Flow:
                     self.names.freeze(self.labels(x), f"{reason} in {self.where()}")
                 results = [torch.full(y.shape, NOBODY) for y in call.outs]
         else:
-            results = [torch.full(y.shape, NOBODY if call.ins else ANYBODY) for y in call.outs]
+            results = [torch.full(y.shape, NOBODY) for y in call.outs]
         for y, labels in zip(call.outs, results, strict=True):
-            if call.func._schema.is_mutable or storage_of(y) not in storages:
+            if written:
+                self.overwritten |= self._reads.get(storage_of(y), set())
+            if written or storage_of(y) not in storages:
                 self._finish(y, labels, fed)
 
     def _decides(self) -> NoReturn:
@@ -320,12 +341,22 @@ class _Layers(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         flow, kwargs = self.flow, kwargs or {}
         name = getattr(func, "__name__", "")
+        if name in ("view", "reshape", "unflatten") and not flow.busy:
+            flow.inferred = inferred_dim(name, args, kwargs)
+            try:
+                return func(*args, **kwargs)
+            finally:
+                flow.inferred = None
         if flow.busy or (name not in _LEAVING and not (known := _knows(func, name, args, kwargs))):
             return func(*args, **kwargs)
         if name in _LEAVING:
             if args and isinstance(args[0], Tensor):
                 flow.gone(args[0], name)
             return func(*args, **kwargs)
+        if any(map(is_functorch_wrapped_tensor, tensors_in((args, kwargs)))):
+            raise ValueError(
+                "a layer runs inside torch.vmap or another transform of torch.func. Call it on the whole batch"
+            )
         with _busy(flow), _disable_current_modes():
             out = func(*args, **kwargs)
             if known is None:
@@ -378,9 +409,17 @@ def _busy(flow: Flow) -> Iterator[None]:
         flow.busy = False
 
 
+def _varies(constant: Tensor) -> bool:
+    return (
+        constant.numel() > 1
+        and constant.layout is torch.strided
+        and not bool((constant == constant.flatten()[0]).all())
+    )
+
+
 def storage_of(tensor: Tensor) -> int:
-    """Return a number that tensors share if they share their memory."""
-    return int(tensor.untyped_storage()._cdata)
+    """Return a number that tensors share if they share their memory; a sparse tensor has memory of its own."""
+    return int(tensor.untyped_storage()._cdata) if tensor.layout is torch.strided else -id(tensor)
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:

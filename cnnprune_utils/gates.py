@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.graph import get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
 from .batches import Split
@@ -138,7 +139,9 @@ class _Gating(TorchFunctionMode):
                 "so there are no slopes behind it: leave these out of forward while it is scored."
             )
         self._count(read, reader)
-        x = _multiply(read, self.values, self.gated._filters[reader], self.open)
+        x = read.input  # which the slopes need as it is now
+        x = x.clone() if reader in self.gated.structure.overwritten else x
+        x = _multiply(x, read.channel_dim, self.values, self.gated._filters[reader], self.open)
         args, kwargs = with_input(read, x, args, kwargs)
         return func(*args, **kwargs)
 
@@ -150,9 +153,9 @@ class _Gating(TorchFunctionMode):
             gate.positions = max(gate.positions, columns * each)
 
 
-def _multiply(read: Read, values: Tensor, filters: Tensor, is_open: bool) -> Tensor:
-    x: Tensor = _Multiply.apply(read.input, values, filters, read.channel_dim, is_open)
-    return x
+def _multiply(x: Tensor, dim: int, values: Tensor, filters: Tensor, is_open: bool) -> Tensor:
+    gated: Tensor = _Multiply.apply(x, values, filters, dim, is_open)
+    return gated
 
 
 class _Multiply(torch.autograd.Function):
@@ -227,11 +230,6 @@ def mask(model: nn.Module, plan: Plan, example: Any = None) -> GatedNetwork:
     """
     structure = analyse(model, example)
     structure.check(plan)
-    return closed_network(model, structure, plan)
-
-
-def closed_network(model: nn.Module, structure: Structure, plan: Plan) -> GatedNetwork:
-    """:func:`mask`, for a structure that is known."""
     network = GatedNetwork(model, structure)
     for name, filters in plan.remove.items():
         network.gates[name].values[list(filters)] = 0.0
@@ -308,19 +306,25 @@ def _slopes(network: GatedNetwork, images: Tensor, labels: Tensor, loss: Loss) -
         for name, values in own.items():
             network.gates[name].values = values
         with torch.enable_grad():
-            losses = loss(network(images), labels, reduction="none")
+            with (gating := _Gating(network)):
+                outputs = network.network(images)
+            losses = loss(outputs, labels, reduction="none")
             check_losses(losses, len(images))
             if not losses.requires_grad:
                 raise ValueError(
                     "the losses carry no gradient: compute them from the outputs by differentiable operations, "
                     "without detach, and outside torch.inference_mode()."
                 )
-            slopes = torch.autograd.grad(losses.sum(), list(own.values()), materialize_grads=True)
+            # A checkpoint runs a part of forward again, in the mode. Given tensors and not edges, grad would leave it.
+            total, *gates = map(get_gradient_edge, (losses.sum(), *own.values()))
+            with gating:
+                found = torch.autograd.grad(total, gates, allow_unused=True)
     finally:
         for name, values in standing.items():
             network.gates[name].values = values
     # Copies: a caller who keeps the slopes would else keep large buffers of the backward pass from being freed.
-    return {name: slope.clone() for name, slope in zip(own, slopes, strict=True)}
+    slopes = zip(own.items(), found, strict=True)
+    return {name: torch.zeros_like(v) if slope is None else slope.clone() for (name, v), slope in slopes}
 
 
 def _rows_are_examples(network: GatedNetwork, split: Split, loss: Loss) -> bool:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
 import torch
 from torch import Tensor
@@ -42,10 +42,15 @@ class Call:
         return self.func._schema.name.rpartition("::")[2].rstrip("_")
 
     @property
+    def draws(self) -> bool:
+        """Whether the numbers that it returns say nothing: random ones, or memory that is not written yet."""
+        return torch.Tag.nondeterministic_seeded in self.func.tags or self.name.startswith("empty")
+
+    @property
     def depends_on_numbers(self) -> bool:
         """Whether Python, or the shape of the result, learns of the numbers themselves."""
         if self.name == "index":
-            return any(i.dtype in (torch.bool, torch.uint8) for i in self["indices"] or () if i is not None)
+            return any(map(_is_mask, self["indices"]))
         tags = {torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output}
         return self.name in ("_local_scalar_dense", "equal", "nonzero") or not tags.isdisjoint(self.func.tags)
 
@@ -153,24 +158,44 @@ def _kept(flow: Flow, call: Call) -> Labels:
 
 
 def _reshaped(flow: Flow, call: Call) -> Labels:
-    """Dimensions are merged or split. Where one that has names is split, only one of the parts may have them."""
+    """Dimensions are merged or split. Where one that has names is split, only one of the parts may have them.
+
+    That is the part whose size forward leaves open (-1): the others are fixed. Where all sizes are given, the first
+    ones are taken for fixed, as in ``view(b, groups, c // groups, h, w)``.
+    """
     (x,), (y,) = call.ins, call.outs
-    labels = flow.labels(x)
+    labels, names = flow.labels(x), flow.names
     if x.element_size() != y.element_size():
         return flow.labels(y)  # which freezes them
     for old, new in _blocks(x.shape, y.shape):
         wide = [dim for dim in new if y.shape[dim] > 1]
-        if len(wide) < 2 or not any(flow.names.varies(labels, dim) for dim in old):
+        if len(wide) < 2 or not any(names.varies(labels, dim) for dim in old):
             continue
         others = [dim for dim in range(x.ndim) if dim not in old]
         together = labels.permute(*old, *others).reshape(*(y.shape[dim] for dim in wide), -1)
-        if sum(flow.names.varies(together, dim) for dim in range(len(wide))) > 1:
-            outer = next(dim for dim in range(len(wide)) if flow.names.varies(together, dim))
-            if -1 in (call["size"] or ()) and list(call["size"]).index(-1) == wide[outer]:
-                outer += 1
-            first = together.narrow(outer, 0, 1)
-            flow.names.merge(first, flow.names.core(together), "splits channels into parts")
-    return flow.labels(x).reshape(y.shape)
+        varied = [dim for dim in range(len(wide)) if names.varies(together, dim)]
+        free = flow.inferred if flow.inferred is not None else _inferred(call["size"])
+        left = wide.index(free) if free in wide else max(varied, default=0)
+        for dim in varied:
+            if dim != left:
+                names.merge(together.narrow(dim, 0, 1), names.core(together), "splits channels into parts")
+    return labels.reshape(y.shape)
+
+
+def _inferred(sizes: Sequence[int] | None) -> int | None:
+    """Which of the sizes is -1."""
+    return list(sizes).index(-1) if sizes and -1 in sizes else None
+
+
+def inferred_dim(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> int | None:
+    """Return the dimension of the result whose size a call of view, reshape or unflatten leaves open, or None."""
+    given = [*args[1:], *(value for key, value in kwargs.items() if key != "dim")]
+    start = 0
+    if name == "unflatten":
+        start = kwargs["dim"] if "dim" in kwargs else given.pop(0)
+        start = start % args[0].ndim if args and isinstance(start, int) else 0
+    sizes = [size for part in given for size in (part if isinstance(part, (tuple, list)) else [part])]
+    return start + sizes.index(-1) if -1 in sizes else None
 
 
 def _blocks(old: Sequence[int], new: Sequence[int]) -> list[tuple[list[int], list[int]]]:
@@ -244,10 +269,24 @@ def _padded(flow: Flow, call: Call) -> Labels:
 def _indexed(flow: Flow, call: Call) -> Labels:
     """Positions in another order; not channels."""
     x, index = call.args[0], call.args[1] if call.name == "index" else None
-    dims = [call["dim"]] if index is None else [dim for dim, i in enumerate(index) if i is not None]
+    dims = [call["dim"]] if index is None else _picked(index)
     if any(flow.names.varies(flow.labels(x), dim) for dim in dims):
         raise Stays("channels picked by their numbers")
     return call.func(flow.labels(x), *call.args[1:], **call.kwargs)  # type: ignore[no-any-return]
+
+
+def _picked(index: Sequence[Tensor | None]) -> list[int]:
+    """The dimensions along which the tensors of an index pick; a mask picks along as many as it has."""
+    dims: list[int] = []
+    for dim, i in enumerate(index):
+        first = dim + sum(j.ndim - 1 for j in index[:dim] if _is_mask(j))
+        if i is not None:
+            dims += range(first, first + (i.ndim if _is_mask(i) else 1))
+    return dims
+
+
+def _is_mask(index: Tensor | None) -> TypeGuard[Tensor]:
+    return index is not None and index.dtype in (torch.bool, torch.uint8)
 
 
 def _rolled(flow: Flow, call: Call) -> Labels:
@@ -355,14 +394,14 @@ RULES: dict[str, Rule] = {
     **_entries(_reshaped, "view reshape unflatten _unsafe_view _reshape_alias"),
     **_entries(_slice, "slice select narrow"),
     **_entries(_split, "split split_with_sizes chunk unbind"),
-    **_entries(_executed, "flip repeat pixel_unshuffle"),
+    **_entries(_executed, "flip repeat pixel_unshuffle rot90"),
     **_entries(
         _kept, "fill zero bernoulli uniform normal exponential random empty_like zeros_like ones_like full_like"
     ),
     **_entries(_kept, "rand_like randn_like _to_copy contiguous"),
     **_entries(_cat, "cat stack"),
     **_entries(_indexed, "index index_select"),
-    **_entries(_along_one, "_softmax _log_softmax cumsum cumprod sort"),
+    **_entries(_along_one, "_softmax _log_softmax cumsum cumprod cummax cummin logcumsumexp sort"),
     "constant_pad_nd": _padded,
     "roll": _rolled,
     "pixel_shuffle": _pixel_shuffled,

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import accumulate, chain
+from itertools import accumulate, chain, islice
 from typing import Any, TypeAlias
 
 import torch
@@ -24,6 +24,7 @@ from .cutting import Kept, copy_of, without
 from .example import Example, untouched
 from .flow import Flow, Undecided, user_frame
 from .plan import Plan
+from .proof import DEPENDS, Proof
 
 Owners: TypeAlias = dict[tuple[str, int], Tensor]
 
@@ -96,6 +97,7 @@ class Structure:
         example: the inputs on which this was seen.
         trains: whether the network runs in train mode on the example.
         batch_statistics: layers that normalise with the statistics of the batch, also in eval mode.
+        overwritten: readers whose input forward writes to afterwards, in place.
         output: the weight of the layer whose result is the network's output, or an empty text.
     """
 
@@ -107,6 +109,7 @@ class Structure:
     example: Example
     trains: bool
     batch_statistics: tuple[str, ...] = ()
+    overwritten: frozenset[tuple[str, int]] = frozenset()
     output: str = ""
 
     @classmethod
@@ -151,8 +154,19 @@ class Structure:
                 kept.setdefault(tensor, {})[dim] = stays.nonzero().flatten()
         return kept
 
+    def closed(self, plan: Plan) -> dict[tuple[str, int], Tensor]:
+        """Return reader -> bool (channels,): the channels that it reads of the plan's filters."""
+        gone = self.filters(plan)
+        closed = {reader: torch.isin(filters, gone) for reader, filters in self.readers.items()}
+        return {reader: channels for reader, channels in closed.items() if bool(channels.any())}
+
     def after(self, plan: Plan) -> Structure:
-        """Return the structure of the network without the plan's filters; nothing is run again."""
+        """Return the structure of the network without the plan's filters; nothing is run again.
+
+        Groups stay what they were: a plan for the result fits, behind ``plan``, the whole network as well. An analysis
+        of the pruned network says the same, unless groups are left with one channel each, which is what a depthwise
+        convolution is, or a depthwise convolution with one channel, which is an ordinary one.
+        """
         self.check(plan)
         widths = {name: layer.out_channels - len(plan.remove.get(name, ())) for name, layer in self.layers.items()}
         return self._renumbered(
@@ -187,7 +201,7 @@ class Structure:
 
         rest = {
             name: getattr(self, name)
-            for name in ("skipped", "outputs", "example", "trains", "batch_statistics", "output")
+            for name in ("skipped", "outputs", "example", "trains", "batch_statistics", "overwritten", "output")
         }
         readers = {reader: mapped(filters) for reader, filters in self.readers.items()}
         producers = {name: layer.producers for name, layer in self.layers.items()}
@@ -201,10 +215,12 @@ def prunable_layers(model: nn.Module, example: Any = None) -> list[Layer]:
     Args:
         model: any network; it is unchanged.
         example: inputs that it takes: a tensor, a tuple of positional arguments, or a dict of keyword arguments. None:
-            ``model.example_input_array``, else the smallest picture that it takes.
+            ``model.example_input_array``, else the smallest picture that it takes. Where forward branches on the size
+            of its inputs, only the branch of the example is seen: pass inputs as large as yours.
 
     Raises:
-        ValueError: the network does not run on the example, or its branches depend on the numbers that pass.
+        ValueError: the network does not run on the example, its branches depend on the numbers that pass, or it is
+            compiled, scripted or wrapped for several devices.
     """
     return list(analyse(model, example).layers.values())
 
@@ -231,6 +247,7 @@ def analyse(model: nn.Module, example: Any = None) -> Structure:
     """Follow the names of all filters through ``model``; arguments and errors as for :func:`prunable_layers`."""
     if (found := _KNOWN.get().get(id(model))) is not None:
         return found
+    _refuse_wrappers(model)
     with untouched(model):
         twin = copy_of(model).eval()
         inputs = Example.of(twin, example)
@@ -259,7 +276,28 @@ def analyse(model: nn.Module, example: Any = None) -> Structure:
             trains = True
         except Exception:  # a network that runs in eval mode only
             trains = False
-        return _without_fixed_sizes(model, _sorted(model, flow, inputs, trains))
+        return _proved(model, _sorted(model, flow, inputs, trains))
+
+
+_WRAPPERS = {
+    "OptimizedModule": "_orig_mod",
+    "DataParallel": "module",
+    "DistributedDataParallel": "module",
+    "FullyShardedDataParallel": "module",
+}
+"""Class of PyTorch -> its attribute for what it wraps. They run copies, or other code than forward's."""
+
+
+def _refuse_wrappers(model: nn.Module) -> None:
+    """Raise ValueError where ``model``, or a part of it, is compiled or spread over devices."""
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ValueError("a TorchScript module shows no layers: pass the module that it was made from.")
+    for name, module in model.named_modules():
+        inner = _WRAPPERS.get(type(module).__name__) if type(module).__module__.startswith("torch.") else None
+        if inner is not None:
+            path = f"model.{name}".rstrip(".")
+            what = f"pass {path}.{inner}" if not name else f"put {path}.{inner} in its place"
+            raise ValueError(f"{path} is a {type(module).__name__}, which runs something else than its layers: {what}.")
 
 
 def _sorted(model: nn.Module, flow: Flow, example: Example, trains: bool) -> Structure:
@@ -303,6 +341,7 @@ def _sorted(model: nn.Module, flow: Flow, example: Example, trains: bool) -> Str
         example=example,
         trains=trains,
         batch_statistics=tuple(dict.fromkeys(flow.batch_statistics)),
+        overwritten=frozenset(flow.overwritten),
         output=flow.output,
     )
 
@@ -351,42 +390,36 @@ def _apart(weights: list[str], written: Mapping[str, list[int]]) -> dict[str, li
     return {weight: layers[weight] for weight in weights if weight in layers}
 
 
-def _without_fixed_sizes(model: nn.Module, structure: Structure) -> Structure:
-    """Try to remove one filter of each layer: forward may hold sizes as numbers, which no run of it shows."""
-    failed = _failing(model, structure, [name for name, layer in structure.layers.items() if layer.out_channels > 1])
+def _proved(model: nn.Module, structure: Structure) -> Structure:
+    """Without the layers that cannot lose a filter: forward may hold sizes as numbers, which no run of it shows.
+
+    The first filter of each layer is removed, and the last one: ``arange(x.shape[1])`` is right without the last.
+    """
+    names = [name for name, layer in structure.layers.items() if layer.out_channels > 1]
+    if not names:
+        return structure
+    proof, failed = Proof(model, structure.example, structure.trains), dict[str, str]()
+    for last in (False, True):
+        plan = {name: structure.layers[name].out_channels - 1 if last else 0 for name in names if name not in failed}
+        failed |= _failing(model, structure, proof, plan)
     return structure.without_layers(failed) if failed else structure
 
 
-def _failing(model: nn.Module, structure: Structure, names: list[str]) -> dict[str, str]:
-    """Which of these layers cannot lose a filter, with the reason; a half at a time."""
-    if not names:
+def _failing(model: nn.Module, structure: Structure, proof: Proof, filters: dict[str, int]) -> dict[str, str]:
+    """Which of these layers cannot lose its filter, with the reason; a half at a time."""
+    if not filters:
         return {}
-    plan = Plan({name: (structure.layers[name].out_channels - 1,) for name in names})
-    why = runs(without(model, structure.kept(plan)), structure)
+    plan = Plan({name: (k,) for name, k in filters.items()})
+    small = without(model, structure.kept(plan))
+    why = proof.failure(small)
+    if not why and (apart := proof.gap(small, structure.closed(plan))):
+        why = (
+            f"without one of its filters, {type(model).__name__} computes something else than with its gate closed "
+            f"(outputs differ by {apart:.2g} of the largest). {DEPENDS}"
+        )
     if not why:
         return {}
-    if len(names) == 1:
-        return {names[0]: why}
-    half = len(names) // 2
-    return {**_failing(model, structure, names[:half]), **_failing(model, structure, names[half:])}
-
-
-def runs(small: nn.Module, structure: Structure) -> str:
-    """Return why the cut network does not run where the whole one did, or an empty text; ``small`` is used up."""
-    for mode in (False, True) if structure.trains else (False,):
-        try:
-            with torch.no_grad():
-                small.train(mode)(*structure.example.args, **structure.example.kwargs)
-        except Exception as error:
-            return f"forward fails without one of its filters, at {user_frame(error)}: {_first_line(error)}. {HINT}"
-    return ""
-
-
-HINT = (
-    "Sizes that forward holds as numbers do not follow: write x.flatten(1) or x.view(x.size(0), -1) for a flatten, and "
-    "x.shape[1] for a number of channels."
-)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0].rstrip(".")
+    if len(filters) == 1:
+        return dict.fromkeys(filters, why)
+    halves = dict(islice(filters.items(), len(filters) // 2)), dict(islice(filters.items(), len(filters) // 2, None))
+    return {name: why for half in halves for name, why in _failing(model, structure, proof, half).items()}

@@ -306,10 +306,18 @@ class _State:
             if tensor.requires_grad != requires_grad:
                 tensor.requires_grad_(requires_grad)
             # A write that changes nothing would make PyTorch refuse a backward pass through this tensor.
-            if not torch.equal(tensor, values):
-                tensor.data.copy_(values)
+            if not same_numbers(tensor, values):
+                with torch.no_grad():  # the data of a sparse tensor is another one
+                    (tensor.data if tensor.layout is torch.strided else tensor).copy_(values)
         for module, training in self.flags:
             module.training = training
+
+
+def same_numbers(one: Tensor, other: Tensor) -> bool:
+    """Return whether two tensors of one shape and layout hold the same numbers; PyTorch compares no sparse ones."""
+    if one.layout is torch.strided:
+        return torch.equal(one, other)
+    return torch.equal(one.to_dense(), other.to_dense())
 
 
 def _has_its_own_modes(module: nn.Module) -> bool:

@@ -868,6 +868,102 @@ def test_an_auxiliary_head_that_only_trains() -> None:
     assert "two" in removed_rightly_or_refused(build, images(), images(5), read_by=READ_BY)
 
 
+# styles of networks
+
+
+def windows(self: Any, x: Tensor) -> Tensor:
+    """A linear layer on windows of 3 x 3, as tokens."""
+    y = F.relu(self.one(x))
+    b, c, h, w = y.shape
+    y = y.view(b, c, h // 3, 3, w // 3, 3).permute(0, 2, 4, 3, 5, 1).reshape(-1, 9, c)
+    y = self.tokens(y).view(b, h // 3, w // 3, 3, 3, -1).permute(0, 5, 1, 3, 2, 4).reshape(b, -1, h, w)
+    return self.linear(F.relu(self.two(y)).flatten(1))
+
+
+def attention(self: Any, x: Tensor) -> Tensor:
+    """Over positions; what queries and keys share is summed away, so it stays."""
+    y = F.relu(self.one(x))
+    q, k, v = (layer(y).flatten(2) for layer in (self.query, self.key, self.value))
+    z = ((q.mT @ k).softmax(-1) @ v.mT).mT.reshape(len(x), -1, 6, 6)
+    return self.linear(F.relu(self.two(y + self.back(z))).flatten(1))
+
+
+def modulated(self: Any, x: Tensor) -> Tensor:
+    """FiLM: each filter has a scale and a shift from elsewhere."""
+    scale, shift = self.film(x.mean((2, 3))).chunk(2, 1)
+    y = F.relu(scale[..., None, None] * self.one(x) + shift[..., None, None])
+    return self.linear(F.relu(self.two(y)).flatten(1))
+
+
+def recurrent(self: Any, x: Tensor) -> Tensor:
+    """An LSTM reads what the second convolution made, in a matrix product, so that stays."""
+    y = F.relu(self.two(F.relu(self.one(x)))).mean(2).mT
+    return self.head(self.lstm(y)[0][:, -1])
+
+
+def along_both_axes(self: Any, x: Tensor) -> Tensor:
+    """Coordinate attention: rows and columns side by side, and apart again."""
+    y = F.relu(self.one(x))
+    rows, columns = F.relu(self.both(torch.cat([y.mean(3, True), y.mean(2, True).mT], 2))).split([6, 6], 2)
+    return self.linear(F.relu(self.two(y * self.rows(rows).sigmoid() * self.columns(columns.mT).sigmoid())).flatten(1))
+
+
+def unpooled(self: Any, x: Tensor) -> Tensor:
+    """Numbers go back to where the largest ones were."""
+    y, places = F.max_pool2d(F.relu(self.one(x)), 2, return_indices=True)
+    return self.linear(F.relu(self.two(F.max_unpool2d(F.relu(self.same(y)), places, 2))).flatten(1))
+
+
+def convolutional_lstm(self: Any, x: Tensor) -> Tensor:
+    h = c = torch.zeros(len(x), self.gates.out_channels // 4, *x.shape[2:], dtype=torch.float64).to(x)
+    for _ in range(2):
+        i, f, o, g = self.gates(torch.cat([x, h], 1)).chunk(4, 1)
+        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+        h = o.sigmoid() * c.tanh()
+    return self.linear(F.relu(self.two(h)).flatten(1))
+
+
+def rounded(self: Any, x: Tensor) -> Tensor:
+    y = F.relu(self.one(x))
+    y = y + (y.div(0.05).round().mul(0.05) - y).detach()
+    return self.linear(F.relu(self.two(y)).flatten(1))
+
+
+def shuffled(self: Any, x: Tensor) -> Tensor:
+    """Half of the channels pass by; then both halves are shuffled by reshape."""
+    a, b = F.relu(self.one(x)).chunk(2, 1)
+    y = torch.cat([a, F.relu(self.right(b))], 1)
+    y = y.reshape(len(x), 2, -1, 6, 6).transpose(1, 2).reshape(len(x), -1, 6, 6)
+    return self.linear(F.relu(self.two(y)).flatten(1))
+
+
+def conv(i: int, o: int) -> nn.Conv2d:
+    return nn.Conv2d(i, o, 1)
+
+
+STYLES: dict[str, tuple[Callable[..., Any], dict[str, nn.Module], set[str]]] = {
+    "windows": (windows, {"tokens": nn.Linear(4, 4)}, {"one", "two"}),
+    "attention": (
+        attention,
+        {"query": conv(4, 5), "key": conv(4, 5), "value": conv(4, 5), "back": conv(5, 4)},
+        {"one", "two"},
+    ),
+    "FiLM": (modulated, {"film": nn.Linear(1, 8)}, {"one", "two"}),
+    "LSTM": (recurrent, {"lstm": nn.LSTM(6, 5, batch_first=True), "head": nn.Linear(5, 3)}, {"one"}),
+    "axes": (along_both_axes, {"both": conv(4, 3), "rows": conv(3, 4), "columns": conv(3, 4)}, {"one", "both", "two"}),
+    "unpool": (unpooled, {"same": conv(4, 4)}, {"one", "two"}),
+    "convolutional LSTM": (convolutional_lstm, {"gates": nn.Conv2d(5, 16, 3, padding=1)}, {"gates", "two"}),
+    "quantised": (rounded, {}, {"one", "two"}),
+    "shuffle": (shuffled, {"right": conv(2, 2)}, {"one", "two"}),
+}
+
+
+@pytest.mark.parametrize(("forward", "more", "removed"), STYLES.values(), ids=STYLES)
+def test_styles_of_networks(forward: Callable[..., Any], more: dict[str, nn.Module], removed: set[str]) -> None:
+    found = removed_rightly_or_refused(lambda: two_convolutions(forward, **more), images(), images(5))
+    assert found == removed
+
+
 # BatchNorm
 
 

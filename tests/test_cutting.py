@@ -25,10 +25,23 @@ def test_a_model_that_switches_shares_nothing() -> None:
     assert copy_of(model, shared=True)[0].weight is not model[0].weight
 
 
-def test_a_kept_feature_map_is_copied() -> None:
+def test_kept_feature_maps_are_copied() -> None:
     model = nn.Conv2d(1, 2, 1)
-    model.last = model(torch.zeros(1, 1, 2, 2))
-    assert not copy_of(model).last.requires_grad
+    model.last = model(torch.rand(1, 1, 2, 2))
+    model.kept = {"maps": [model.last, (model.last + 1,)]}
+    copied = copy_of(model)
+    assert not copied.last.requires_grad
+    assert copied.kept["maps"][0] is copied.last
+    assert torch.equal(copied.kept["maps"][1][0], model.last + 1)
+
+
+def test_a_cut_computes_no_weights() -> None:
+    """Spectral norm takes a step whenever its weight is read in train mode."""
+    model = nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Conv2d(1, 2, 3)), nn.Conv2d(2, 3, 1))
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    small = without(model, {"1.weight": {0: torch.tensor([0, 2])}})
+    for name, tensor in small[0].state_dict().items():
+        assert torch.equal(tensor, state[f"0.{name}"]), name
 
 
 def test_what_is_shared_stays_shared() -> None:

@@ -11,6 +11,8 @@ from random_networks import Net
 from torch import nn
 
 from cnnprune_utils.example import Example, untouched
+from cnnprune_utils.structure import prunable_layers
+from cnnprune_utils.training import evaluating
 
 X = torch.zeros(2, 1, 8, 8)
 
@@ -67,3 +69,19 @@ def test_untouched_puts_all_states_back() -> None:
     assert drawn[0] == drawn[1]
     assert model.running_mean.tolist() == [0]
     assert (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()) == before  # noqa: NPY002
+
+
+def test_a_sparse_buffer_is_put_back() -> None:
+    def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+        self.graph.mul_(2)
+        return self.b(self.a(x) * (self.graph @ torch.ones(3, 1)).sum())
+
+    model = Net(forward, a=nn.Conv2d(1, 4, 1), b=nn.Conv2d(4, 2, 1))
+    model.register_buffer("graph", torch.eye(3).to_sparse())
+    with untouched(model), torch.no_grad():
+        model(X)
+    assert torch.equal(model.graph.to_dense(), torch.eye(3))
+    assert [layer.name for layer in prunable_layers(model, X)] == ["a"]
+    with evaluating(model), torch.no_grad():
+        model(X)
+    assert torch.equal(model.graph.to_dense(), torch.eye(3))

@@ -26,13 +26,23 @@ def found(operation: Callable[[Tensor], Any]) -> Structure:
     return analyse(model, images)
 
 
+def written_one_by_one() -> Tensor:
+    scale = torch.ones(4, 1, 1)
+    for k in range(4):
+        scale[k] = k
+    return scale
+
+
 FOLLOWED: dict[str, Callable[[Tensor], Tensor]] = {
     "flip": lambda x: x.flip(1),
     "cat": lambda x: torch.cat([x, x.relu()], 1),
     "repeat": lambda x: x.repeat(1, 3, 1, 1),
     "softmax": lambda x: x.softmax(2),
     "cumsum": lambda x: x.cumsum(3),
+    "cummax": lambda x: x.cummax(3)[0],
+    "rot90": lambda x: x.rot90(1, (2, 3)),
     "roll": lambda x: x.roll(1, -1),
+    "zeros": lambda x: x * torch.zeros(x.shape, dtype=torch.float64).to(x).exp(),
     "pad": lambda x: F.pad(x, (1, 1)),
     "reflect": lambda x: F.pad(x, (1, 1, 1, 1), mode="reflect"),
     "index": lambda x: x[:, :, [2, 0]],
@@ -61,6 +71,8 @@ FROZEN: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
     "index": ("channels picked by their numbers", lambda x: x[:, [1, 0]]),
     "roll": ("channels rolled by a fixed number", lambda x: x.roll(1, 1)),
     "constant": ("joins it with numbers that no filter makes", lambda x: x + torch.arange(4.0).view(4, 1, 1)),
+    "written": ("joins it with numbers that no filter makes", lambda x: x * written_one_by_one()),
+    "places": ("joins it with numbers that no filter makes", lambda x: (x.mT.transpose(1, 3) + torch.arange(4)).mT),
     "product": ("matrix product", lambda x: (x.flatten(2).transpose(1, 2) @ torch.ones(4, 4)).mT.view(x.shape)),
     "unknown": ("cdist_forward, which is not known to keep channels apart,", lambda x: torch.cdist(x, x)),
     "custom": ("mixing, which is not known to keep channels apart,", mixing),
@@ -85,6 +97,60 @@ def test_frozen_filters_have_a_reason(reason: str, operation: Callable[[Tensor],
     structure = found(operation)
     assert reason in structure.skipped["conv"]
     assert not structure.layers
+
+
+SPLIT: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[int], list[int]]]] = {
+    "view, inner fixed": (lambda x: x.view(len(x), -1, 4, 4, 4).amax(2), lambda c: [4 * c + j for j in range(4)]),
+    "view, outer fixed": (lambda x: x.view(len(x), 4, -1, 4, 4).amax(1), lambda c: [3 * j + c for j in range(4)]),
+    "reshape, inner": (lambda x: x.reshape(len(x), -1, 4, 4, 4).amax(2), lambda c: [4 * c + j for j in range(4)]),
+    "reshape, outer": (
+        lambda x: torch.reshape(x, (len(x), 4, -1, 4, 4)).amax(1),
+        lambda c: [3 * j + c for j in range(4)],
+    ),
+    "unflatten, inner": (lambda x: x.unflatten(1, (-1, 4)).amax(2), lambda c: [4 * c + j for j in range(4)]),
+    "unflatten, outer": (lambda x: torch.unflatten(x, -3, (4, -1)).amax(1), lambda c: [3 * j + c for j in range(4)]),
+    "by names": (lambda x: x.unflatten(dim=1, sizes=(-1, 4)).amax(2), lambda c: [4 * c + j for j in range(4)]),
+    "the module": (nn.Sequential(nn.Unflatten(1, (-1, 4)), nn.Flatten(1, 2)), lambda c: [4 * c + j for j in range(4)]),
+    "both sides fixed": (
+        lambda x: x.view(len(x), 2, -1, 2, 4, 4).amax((1, 3)),
+        lambda c: [6 * i + 2 * c + j for i in range(2) for j in range(2)],
+    ),
+    "shuffled": (
+        lambda x: x.reshape(len(x), -1, 4, 4, 4).transpose(1, 2).flatten(1, 2),
+        lambda c: [4 * c + j for j in range(4)],
+    ),
+}
+
+
+@pytest.mark.parametrize(("operation", "channels"), SPLIT.values(), ids=SPLIT)
+def test_the_size_that_is_open_may_shrink(
+    operation: Callable[[Tensor], Tensor], channels: Callable[[int], list[int]]
+) -> None:
+    """12 channels in 3 parts of 4, or in 4 of 3: which leave together."""
+    x = torch.randn(2, 1, 4, 4)
+    convolutions = {
+        "conv": nn.Conv2d(1, 12, 1),
+        "reader": nn.Conv2d(operation(torch.zeros(2, 12, 4, 4)).shape[1], 2, 1),
+    }
+    structure = analyse(Net(lambda self, x: self.reader(operation(self.conv(x))), **convolutions), x)
+    (place, *_) = structure.layers["conv"].places
+    assert place.indices == tuple(tuple(channels(c)) for c in range(3))
+
+
+POSITIONS = torch.tensor([True, False, True, True])
+CHANNELS = torch.tensor([[True, True, False, True]] * 2)
+
+
+def test_a_constant_mask_picks_positions() -> None:
+    assert [*found(lambda x: x[:, :, POSITIONS]).layers] == ["conv"]
+    assert [*found(lambda x: x[:, :, POSITIONS.expand(4, 4)][..., None]).layers] == ["conv"]
+
+
+@pytest.mark.parametrize("mask", [CHANNELS, CHANNELS.byte()])
+@pytest.mark.filterwarnings("ignore:indexing with dtype torch.uint8")
+def test_a_mask_over_channels_freezes(mask: Tensor) -> None:
+    structure = found(lambda x: x[mask].view(2, 3, 4, 4))
+    assert "channels picked by their numbers" in structure.skipped["conv"]
 
 
 @pytest.mark.parametrize(

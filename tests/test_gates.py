@@ -24,6 +24,7 @@ from random_networks import (  # noqa: F401
 )
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import checkpoint
 
 from cnnprune_utils import gates
 from cnnprune_utils.batches import Split
@@ -375,6 +376,60 @@ def test_a_layer_without_gradients_is_refused() -> None:
     data = Split(torch.rand(4, 1, 4, 4), torch.tensor([0, 1, 0, 1]))
     with pytest.raises(ValueError, match="b is read without gradients"):
         next(gate_gradients(model, data))
+
+
+def reads(change: Callable[[Any, Tensor, Tensor], Tensor]) -> Callable[[Any, Tensor], Tensor]:
+    """a -> y is read by b, then y meets what b made of it."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        y = self.a(x)
+        return self.c(change(self, y, self.b(y)).mean((2, 3)))
+
+    return forward
+
+
+def by_hand(self: Any, y: Tensor, z: Tensor) -> Tensor:
+    return (y + z).relu()
+
+
+def in_place(self: Any, y: Tensor, z: Tensor) -> Tensor:
+    y += z
+    return y.relu_()
+
+
+def through_a_view(self: Any, y: Tensor, z: Tensor) -> Tensor:
+    y[:].add_(z)
+    return y.relu_()
+
+
+@pytest.mark.parametrize("change", [in_place, through_a_view])
+@pytest.mark.parametrize("closed", [False, True])
+def test_a_map_may_be_changed_after_it_was_read(change: Callable[..., Tensor], closed: bool) -> None:
+    layers = {"a": nn.Conv2d(1, 4, 1), "b": nn.Conv2d(4, 4, 1), "c": nn.Linear(4, 2)}
+    data = Split(torch.rand(6, 1, 4, 4), torch.tensor([0, 1, 0, 1, 0, 1]))
+    found = []
+    for forward in (reads(by_hand), reads(change)):
+        network = gates.gated(randomize(Net(forward, **layers)), data.images[:2])
+        network.gates["a"].values[1] = 0.0 if closed else 1.0
+        found.append(next(gate_gradients(network, data))["a"])
+    torch.testing.assert_close(found[1], found[0])
+
+
+def test_a_checkpoint_changes_no_slope() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        def part(y: Tensor) -> Tensor:
+            return F.relu(self.b(F.relu(self.a(y))))
+
+        return self.c((checkpoint(part, x, use_reentrant=False) if self.checkpointed else part(x)).mean((2, 3)))
+
+    model = randomize(Net(forward, a=nn.Conv2d(1, 4, 1), b=nn.Conv2d(4, 3, 1), c=nn.Linear(3, 2)))
+    data = Split(torch.rand(6, 1, 4, 4), torch.tensor([0, 1, 0, 1, 0, 1]))
+    found = []
+    for model.checkpointed in (False, True):
+        found.append(next(gate_gradients(model, data)))
+    assert found[0].keys() == {"a", "b"}
+    for name, slopes in found[0].items():
+        assert torch.equal(slopes, found[1][name])
 
 
 def test_nothing_to_gate_is_refused_with_reasons() -> None:

@@ -23,6 +23,7 @@ from random_networks import (  # noqa: F401
 from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
+from cnnprune_utils import gates
 from cnnprune_utils.book.cnn import CNN
 from cnnprune_utils.plan import Plan
 from cnnprune_utils.structure import Layer, analyse, known, prunable_layers, skipped_layers
@@ -348,6 +349,26 @@ def test_a_fixed_size_is_named_with_its_line(call: Callable[[Tensor], Tensor]) -
     assert "write x.flatten(1)" in reason
 
 
+def drawn_scale(channels: int) -> Tensor:
+    """The first numbers of a sequence: they stay the same if the last filter leaves, and not if the first one does."""
+    return torch.rand(channels, 1, 1, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    "scale",
+    [lambda n: n**-0.5, lambda n: 1 + (n < 4), drawn_scale],
+    ids=["by the number", "by a branch", "by a table"],
+)
+def test_what_is_not_closed_gates_is_skipped(scale: Callable[[int], Any]) -> None:
+    """The network runs without a filter, and computes something else. Other layers can be removed."""
+    model = Net(lambda self, x: self.reader((y := self.conv(self.first(x))) * scale(y.shape[1])),
+                first=nn.Conv2d(1, 3, 1), conv=nn.Conv2d(3, 4, 3), reader=nn.Conv2d(4, 2, 1))  # fmt: skip
+    reason = why(randomize(model))
+    assert "computes something else than with its gate closed" in reason
+    assert "depends on the number of channels" in reason
+    assert names(model) == ["first"]
+
+
 @pytest.mark.parametrize(
     "call",
     [
@@ -560,6 +581,30 @@ def test_a_failing_example_is_named_with_its_shape() -> None:
         prunable_layers(chain(), torch.zeros(2, 3, 8, 8))
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.* is deprecated")
+@pytest.mark.parametrize(
+    ("wrap", "message"),
+    [
+        (torch.compile, r"model is a OptimizedModule, .*: pass model\._orig_mod"),
+        (nn.DataParallel, r"model is a DataParallel, .*: pass model\.module"),
+        (lambda m: nn.Sequential(nn.DataParallel(m)), r"model\.0 is a DataParallel, .*: put model\.0\.module in its"),
+        (torch.jit.script, "a TorchScript module shows no layers: pass the module that it was made from"),
+    ],
+)
+def test_what_wraps_a_network_is_refused(wrap: Callable[[nn.Module], nn.Module], message: str) -> None:
+    model = wrap(nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1)))
+    for call in (prunable_layers, skipped_layers, gates.gated, lambda m, x: prune(m, Plan({}), x)):
+        with pytest.raises(ValueError, match=message):
+            call(model, EXAMPLE)
+
+
+def test_a_layer_under_vmap_is_refused() -> None:
+    model = before_linear(lambda self, x: torch.vmap(lambda one: self.inner(one[None])[0])(x).flatten(1), 4 * 36)
+    model.inner = nn.Conv2d(4, 4, 1)
+    with pytest.raises(ValueError, match=r"at test_structure\.py, line .* inside torch\.vmap .* on the whole batch"):
+        analyse(model, EXAMPLE)
+
+
 def test_a_plan_for_another_network_lists_the_layers() -> None:
     found = analyse(CNN((2, 4)))
     with pytest.raises(ValueError, match=r"'conv9': there is no convolution of that name\. .*: network\.0, network\.2"):
@@ -668,6 +713,29 @@ def assert_same_after(model: nn.Module, plan: Plan, example: Tensor) -> None:
         assert all(torch.equal(one[key], other[key]) for key in one)
     assert (after.skipped, after.outputs, after.trains) == (seen.skipped, seen.outputs, seen.trains)
     assert (after.output, after.batch_statistics) == (seen.output, seen.batch_statistics)
+
+
+def depthwise(model: nn.Module) -> list[bool]:
+    return [1 < m.groups == m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)]
+
+
+@settings(PROPERTY, max_examples=25)
+@given(networks_with_plans())
+def test_after_is_a_new_analysis(net_and_plan: tuple[RandomNetwork, Plan]) -> None:
+    """Where a convolution becomes depthwise, or is it no more, a second plan still fits the whole network."""
+    net, plan = net_and_plan
+    after, once = analyse(net).after(plan), prune(net, plan)
+    if depthwise(once) == depthwise(net):
+        seen = analyse(once)
+        assert after.layers == seen.layers
+        assert all(after.layers[name].places == layer.places for name, layer in seen.layers.items())
+    second = Plan({name: range(1, layer.out_channels, 2) for name, layer in after.layers.items()})
+    with known(once, after):
+        twice = prune(once, second)
+    at_once = prune(net, plan.then(second))
+    assert repr(twice) == repr(at_once)
+    for name, tensor in at_once.state_dict().items():
+        assert torch.equal(twice.state_dict()[name], tensor), name
 
 
 @settings(PROPERTY, max_examples=20)

@@ -344,6 +344,16 @@ def test_kept_filters_keep_their_numbers() -> None:
     assert torch.equal(pruned.network[7].bias, model.network[7].bias)
 
 
+def test_hooks_of_modules_come_along_and_those_of_tensors_do_not() -> None:
+    model, calls = cnn().requires_grad_(True), []
+    model.network[0].register_forward_hook(lambda *_: calls.append("module"))
+    model.network[0].weight.register_hook(lambda _: calls.append("tensor"))
+    pruned = prune(model, PLAN)
+    calls.clear()
+    pruned(images()).sum().backward()
+    assert calls == ["module"]
+
+
 def test_modules_know_their_new_sizes() -> None:
     layers = [nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.PReLU(4), nn.Conv2d(4, 4, 3, padding=1, groups=4)]
     more = [nn.InstanceNorm2d(4, affine=True), nn.Conv2d(4, 6, 3), nn.Flatten(), nn.BatchNorm1d(18), nn.Linear(18, 2)]
