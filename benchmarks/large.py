@@ -84,7 +84,7 @@ def main(network: str, work: str, n_images: str) -> None:
     here: importing PyTorch and building the network may have gone higher."""
     model, split = example(network, int(n_images))
     with torch.no_grad():
-        model.eval()(split.images[:1])  # what PyTorch loads at the first pass is in every process
+        model.eval()(split.inputs[:1])  # what PyTorch loads at the first pass is in every process
     model.train()
     process, done = psutil.Process(), threading.Event()
     held = [process.memory_info().rss]

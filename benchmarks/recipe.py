@@ -25,7 +25,7 @@ TUNE_EPOCHS = 5
 def train(splits: Splits, seed: int = 0) -> tuple[nn.Module, pd.DataFrame]:
     """Chapter 1: the baseline."""
     seed_everything(seed)
-    baseline = CNN().to(splits.train.images.device)
+    baseline = CNN().to(splits.train.inputs.device)
     return baseline, fit(baseline, splits, epochs=TRAIN_EPOCHS, seed=seed)
 
 
@@ -69,7 +69,7 @@ def one_at_a_time(baseline: nn.Module, splits: Splits, seed: int = 0) -> nn.Modu
 def from_scratch(widths: tuple[int, ...], splits: Splits, seed: int = 0) -> tuple[nn.Module, pd.DataFrame]:
     """Chapter 5: the control, with as many epochs as training and fine-tuning had together."""
     seed_everything(seed)
-    scratch = CNN(widths=widths).to(splits.train.images.device)
+    scratch = CNN(widths=widths).to(splits.train.inputs.device)
     return scratch, fit(scratch, splits, epochs=TRAIN_EPOCHS + TUNE_EPOCHS, seed=seed)
 
 

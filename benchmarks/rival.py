@@ -44,7 +44,7 @@ def torch_prunings(baseline: nn.Module, splits: Splits, budget: int, *, global_p
     steps = sum(convolution.out_channels for convolution in convolutions)
     pruner = torch_pruning.pruner.BasePruner(
         model,
-        scored.images[:1],
+        scored.inputs[:1],
         importance=torch_pruning.importance.TaylorImportance(),
         global_pruning=global_pruning,
         pruning_ratio=1.0,

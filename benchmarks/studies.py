@@ -171,7 +171,7 @@ def trained(splits: Splits, seed: int, folder: Path | None) -> nn.Module:
     """Chapter 1's network for this seed; kept in ``folder``, and read from there if it is there already."""
     path = folder / f"{seed}.safetensors" if folder else None
     if path and path.exists():
-        return load_model(path).to(splits.train.images.device)
+        return load_model(path).to(splits.train.inputs.device)
     model, _ = recipe.train(splits, seed)
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .batches import Split
+from .batches import Batches, Data
 from .cutting import copy_of, without
 from .example import Example, untouched
 from .flow import tensors_in
@@ -120,7 +120,7 @@ def difference(first: Sequence[Tensor], second: Sequence[Tensor]) -> float:
     return largest
 
 
-def same_outputs(one: nn.Module, other: nn.Module, data: Split, *, batch_size: int = 256) -> float:
+def same_outputs(one: nn.Module, other: nn.Module, data: Data, *, batch_size: int = 256) -> float:
     """Return how far the outputs of two networks lie apart on ``data``, as a share of the largest output of ``other``.
 
     Both are measured in eval mode, and both are left as they were. For a pruned network and the one with closed gates
@@ -131,7 +131,7 @@ def same_outputs(one: nn.Module, other: nn.Module, data: Split, *, batch_size: i
     """
     largest = 0.0
     with evaluating(one), evaluating(other), torch.no_grad():
-        for images, _ in data.batches(batch_size):
-            first, second = (list(tensors_in(network(images))) for network in (one, other))
+        for batch in Batches(data, batch_size, other):
+            first, second = (list(tensors_in(batch.through(network))) for network in (one, other))
             largest = max(largest, difference(first, second))
     return largest

@@ -38,7 +38,7 @@ def test_a_split_that_makes_no_sense_is_refused(images, labels, error, said):
 
 def test_a_split_cannot_be_changed(ten):
     with pytest.raises(AttributeError):
-        ten.images = torch.zeros(10, 1, 2, 3)
+        ten.inputs = torch.zeros(10, 1, 2, 3)
 
 
 def test_a_split_takes_other_floating_types_and_sizes():
@@ -52,36 +52,36 @@ def test_a_split_shows_itself_in_one_line(ten):
 
 def test_splits_are_compared_by_identity(ten):
     assert ten == ten
-    assert ten != Split(ten.images, ten.labels)
+    assert ten != Split(ten.inputs, ten.targets)
     assert len({ten, Splits(ten, ten, ten)}) == 2
 
 
 def test_to_moves_a_copy_and_leaves_the_split_where_it_is(ten):
     moved = Splits(ten, ten, ten).to("meta")
-    assert {part.images.device.type for part in (moved.train, moved.validation, moved.test)} == {"meta"}
-    assert {part.labels.device.type for part in (moved.train, moved.validation, moved.test)} == {"meta"}
-    assert ten.images.device.type == ten.labels.device.type == "cpu"
+    assert {part.inputs.device.type for part in (moved.train, moved.validation, moved.test)} == {"meta"}
+    assert {part.targets.device.type for part in (moved.train, moved.validation, moved.test)} == {"meta"}
+    assert ten.inputs.device.type == ten.targets.device.type == "cpu"
 
 
 def test_a_subset_is_drawn_without_replacement_with_the_labels_of_its_images(ten):
     for n in (1, 4, 10):
         drawn = ten.subset(n)
-        assert len(drawn) == len(set(drawn.labels.tolist())) == n
-        assert torch.equal(drawn.images[:, 0, 0, 0].long(), drawn.labels)
+        assert len(drawn) == len(set(drawn.targets.tolist())) == n
+        assert torch.equal(drawn.inputs[:, 0, 0, 0].long(), drawn.targets)
 
 
 def test_a_subset_depends_on_its_seed_alone(ten):
-    drawn = ten.subset(6).labels
+    drawn = ten.subset(6).targets
     torch.rand(7)
-    assert torch.equal(ten.subset(6, seed=0).labels, drawn)
-    assert not torch.equal(ten.subset(6, seed=1).labels, drawn)
+    assert torch.equal(ten.subset(6, seed=0).targets, drawn)
+    assert not torch.equal(ten.subset(6, seed=1).targets, drawn)
     state = torch.get_rng_state()
     ten.subset(3)
     assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_a_smaller_subset_is_the_beginning_of_a_larger_one(ten):
-    assert torch.equal(ten.subset(9).labels[:4], ten.subset(4).labels)
+    assert torch.equal(ten.subset(9).targets[:4], ten.subset(4).targets)
 
 
 @pytest.mark.parametrize("n", [0, -1, 11])
@@ -93,14 +93,14 @@ def test_a_subset_of_an_impossible_size_is_refused(n, ten):
 def test_batches_are_in_order_with_a_short_last_one(ten):
     batches = list(ten.batches(4))
     assert [len(images) for images, _ in batches] == [4, 4, 2]
-    assert torch.equal(torch.cat([images for images, _ in batches]), ten.images)
-    assert torch.equal(torch.cat([labels for _, labels in batches]), ten.labels)
+    assert torch.equal(torch.cat([images for images, _ in batches]), ten.inputs)
+    assert torch.equal(torch.cat([labels for _, labels in batches]), ten.targets)
     assert [len(labels) for _, labels in ten.batches(5)] == [5, 5]
     assert [len(labels) for _, labels in ten.batches(99)] == [10]
 
 
 def test_batches_in_order_are_views(ten):
-    starts = [images.data_ptr() - ten.images.data_ptr() for images, _ in ten.batches(4)]
+    starts = [images.data_ptr() - ten.inputs.data_ptr() for images, _ in ten.batches(4)]
     assert starts == [0, 4 * 6 * 4, 8 * 6 * 4]
 
 
@@ -143,7 +143,7 @@ def test_the_order_is_drawn_on_the_cpu_whatever_the_device(ten):
     assert torch.equal(here.get_state(), there.get_state())
     assert not torch.equal(here.get_state(), torch.Generator().manual_seed(0).get_state())
     assert [labels.device.type for _, labels in moved] == ["meta"] * 4
-    assert ten.to("meta").subset(4).images.shape == (4, 1, 2, 3)
+    assert ten.to("meta").subset(4).inputs.shape == (4, 1, 2, 3)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
@@ -153,7 +153,7 @@ def test_every_device_sees_the_same_order(ten):
         for device in ("cpu", "cuda")
     ]
     assert orders[0] == orders[1]
-    assert torch.equal(ten.subset(4).labels, ten.to("cuda").subset(4).labels.cpu())
+    assert torch.equal(ten.subset(4).targets, ten.to("cuda").subset(4).targets.cpu())
 
 
 @pytest.mark.parametrize("batch_size", [0, -3])

@@ -450,7 +450,7 @@ def pictures(splits: Splits) -> Path:
     folder = Path("pictures")
     folder.mkdir()
     for n in (0, 1):
-        to_pil_image(splits.test.images[n]).save(folder / f"{n}.png")
+        to_pil_image(splits.test.inputs[n]).save(folder / f"{n}.png")
     return folder
 
 
@@ -463,7 +463,7 @@ def test_predict_says_the_class_of_pictures_and_of_test_images(
     assert called("predict", BASELINE, str(pictures), "--index", "0", "1") == 0
     first, second, third, fourth = capsys.readouterr().out.splitlines()
     for line, n in ((first, 0), (second, 1), (third, 0), (fourth, 1)):
-        assert f": {CLASS_NAMES[int(splits.test.labels[n])]} " in line
+        assert f": {CLASS_NAMES[int(splits.test.targets[n])]} " in line
     assert first.partition(": ")[2] == third.partition(": ")[2]
     assert third.startswith("test image 0: ")
 

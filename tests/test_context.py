@@ -788,7 +788,7 @@ def taylor_by_hand(model: nn.Module, reader: str, split: Split, n_filters: int) 
         return (read[-1],)
 
     handle = model.get_submodule(reader).register_forward_pre_hook(keep)
-    loss = F.cross_entropy(model(split.images), split.labels, reduction="sum")
+    loss = F.cross_entropy(model(split.inputs), split.targets, reduction="sum")
     handle.remove()
     (slope,) = torch.autograd.grad(loss, read)
     return (slope * read[0]).reshape(len(split), n_filters, -1).mean(2).abs().mean(0).detach()

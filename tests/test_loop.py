@@ -179,7 +179,7 @@ def test_filters_leave_in_the_order_of_their_ranks(trained: CNN, target: Target)
     ranks = rank(taylor(start, SPLITS.train))
     for n in range(1, removed - before + 1):
         smaller = prune(start, lowest(ranks, n))
-        size = {"parameters": parameters(smaller), "macs": macs(smaller, SPLITS.train.images)}
+        size = {"parameters": parameters(smaller), "macs": macs(smaller, SPLITS.train.inputs)}
         assert target.reached({"removed": before + n, **size}) == (n == removed - before)
     assert_same_network(smaller, network)
 
@@ -309,7 +309,7 @@ def test_the_plan_is_in_the_original_numbering(build: Callable[[], nn.Module], s
     assert plan.n_filters == 5
     assert_same_network(prune(model, plan), network)
     with torch.no_grad():
-        images = SPLITS.validation.images
+        images = SPLITS.validation.inputs
         assert torch.equal(prune(model, plan).eval()(images), copy.deepcopy(network).eval()(images))
 
 
@@ -426,7 +426,7 @@ def test_the_macs_penalty_goes_by_the_present_shares(trained: CNN, monkeypatch: 
     _, plan, history = compress(trained, SPLITS, target=Target(filters=3), macs_penalty=1e6, **NONE)
     assert measured == history["parameters"].tolist()[:-1]
     ((layer, _),) = lowest(
-        rank(taylor(trained, SCORED), macs_penalty=1e6, macs=macs_per_filter(trained, SCORED.images)), 1
+        rank(taylor(trained, SCORED), macs_penalty=1e6, macs=macs_per_filter(trained, SCORED.inputs)), 1
     ).remove.items()
     assert history.loc[1, layer] == history.loc[0, layer] - 1
     assert plan != without.plan
@@ -436,7 +436,7 @@ def test_the_same_images_score_in_every_step(trained: CNN) -> None:
     seen = []
 
     def watching(model: nn.Module, split: Split, *, batch_size: int) -> Scores:
-        seen.append((split.images, split.labels, batch_size))
+        seen.append((split.inputs, split.targets, batch_size))
         return magnitude(model)
 
     compress(
@@ -444,7 +444,7 @@ def test_the_same_images_score_in_every_step(trained: CNN) -> None:
     )
     expected = SPLITS.train.subset(70, seed=5)
     assert len(seen) == 2
-    assert all(torch.equal(x, expected.images) and torch.equal(y, expected.labels) and n == 9 for x, y, n in seen)
+    assert all(torch.equal(x, expected.inputs) and torch.equal(y, expected.targets) and n == 9 for x, y, n in seen)
 
 
 def test_a_depthwise_of_one_channel_is_no_layer() -> None:
@@ -465,7 +465,7 @@ def test_residual_networks_go_down_to_their_floors() -> None:
     assert history.iloc[-1][list(layers)].tolist() == [1] * len(layers)
     with pytest.raises(ValueError, match=f"in each of {len(layers)} prunable layers, the closest is filters={free}"):
         compress(model, SPLITS, target=Target(filters=free + 1))
-    network(SPLITS.train.images)
+    network(SPLITS.train.inputs)
 
 
 def test_a_network_without_layers_is_its_own_smallest() -> None:
@@ -490,7 +490,7 @@ def test_the_history_has_one_row_a_step(trained: CNN) -> None:
     for _, row in history.iterrows():
         target = Target(filters=int(row["removed"]))
         network = compress(trained, SPLITS, target=target, step=2, **FEW).network
-        assert (row["parameters"], row["macs"]) == (parameters(network), macs(network, SPLITS.train.images))
+        assert (row["parameters"], row["macs"]) == (parameters(network), macs(network, SPLITS.train.inputs))
         measured = evaluate(network, SPLITS.validation)
         assert (row["loss_after"], row["accuracy_after"]) == (measured.loss, measured.accuracy)
     assert history.loc[0, MEASURED[:2]].tolist() == history.loc[0, MEASURED[2:]].tolist()
@@ -558,11 +558,11 @@ def test_dropout_is_seeded_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_arguments_stay_as_they_were(trained: CNN) -> None:
     for model in (trained, dropping().eval()):
-        before, images = snapshot(model), [s.images.clone() for s in (SPLITS.train, SPLITS.validation)]
+        before, images = snapshot(model), [s.inputs.clone() for s in (SPLITS.train, SPLITS.validation)]
         compress(model, SPLITS, target=Target(filters=2), shortlist=2, **FEW)
         assert_unchanged(model, before)
-        assert torch.equal(images[0], SPLITS.train.images)
-        assert torch.equal(images[1], SPLITS.validation.images)
+        assert torch.equal(images[0], SPLITS.train.inputs)
+        assert torch.equal(images[1], SPLITS.validation.inputs)
 
 
 @pytest.mark.parametrize("where", ["criterion", "fit", "prune"])

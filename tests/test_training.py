@@ -93,9 +93,9 @@ def test_accuracy_and_loss_weigh_every_image_alike_also_in_a_short_last_batch() 
 @pytest.mark.parametrize("batch_size", [1, 7, 36, 37, 1000])
 def test_the_batch_size_changes_nothing(small: Splits, batch_size: int) -> None:
     model, split = network().eval(), small.validation
-    outputs = model(split.images)
+    outputs = model(split.inputs)
     result = evaluate(model, split, batch_size=batch_size)
-    assert result.loss == pytest.approx(F.cross_entropy(outputs, split.labels).item(), rel=1e-5)
+    assert result.loss == pytest.approx(F.cross_entropy(outputs, split.targets).item(), rel=1e-5)
     assert torch.equal(predict(model, split, batch_size=batch_size), outputs.argmax(1))
 
 
@@ -124,7 +124,7 @@ def test_measuring_leaves_statistics_flags_and_gradients_alone(small: Splits) ->
 
 def test_measuring_between_a_forward_and_its_backward_pass(small: Splits) -> None:
     model = network().train()
-    loss = F.cross_entropy(model(small.train.images), small.train.labels)
+    loss = F.cross_entropy(model(small.train.inputs), small.train.targets)
     evaluate(model, small.validation)
     loss.backward()
     assert all(p.grad is not None for p in model.parameters())
@@ -196,9 +196,9 @@ def test_a_teacher_counts_half_and_stays_as_it_is(small: Splits) -> None:
     teacher, model = network().train(), network()
     split, before = small.train.subset(8), state(teacher)
     expected = copy.deepcopy(model)
-    outputs, taught = expected(split.images), teacher.eval()(split.images).softmax(1).detach()
+    outputs, taught = expected(split.inputs), teacher.eval()(split.inputs).softmax(1).detach()
     teacher.train()
-    cost = 0.5 * F.cross_entropy(outputs, split.labels) - 0.5 * (taught * outputs.log_softmax(1)).sum(1).mean()
+    cost = 0.5 * F.cross_entropy(outputs, split.targets) - 0.5 * (taught * outputs.log_softmax(1)).sum(1).mean()
     log = fit(model, Splits(split, small.validation, small.test), epochs=1, batch_size=8, teacher=teacher)
     assert log["train_loss"].iloc[-1] == pytest.approx(cost.item(), rel=1e-5)
     assert teacher.training
@@ -208,11 +208,11 @@ def test_a_teacher_counts_half_and_stays_as_it_is(small: Splits) -> None:
 
 def test_with_a_teacher_whose_answers_are_the_labels_it_is_the_same_training(small: Splits) -> None:
     class Knows(nn.Module):
-        n_classes = network()(small.train.images[:1]).shape[1]
+        n_classes = network()(small.train.inputs[:1]).shape[1]
 
         def forward(self, images: Tensor) -> Tensor:
-            same = (images[:, None] == small.train.images[None]).flatten(2).all(2)
-            return 1000.0 * F.one_hot(small.train.labels[same.int().argmax(1)], self.n_classes)
+            same = (images[:, None] == small.train.inputs[None]).flatten(2).all(2)
+            return 1000.0 * F.one_hot(small.train.targets[same.int().argmax(1)], self.n_classes)
 
     model, taught = network(), network()
     fit(model, small, epochs=1, batch_size=16)
@@ -244,7 +244,7 @@ def test_the_learning_rate_rises_to_its_highest_and_falls_to_nearly_nothing(
 
 def test_fit_never_reads_the_test_images(small: Splits) -> None:
     with pytest.raises(AssertionError, match="were read"):
-        small.test.images  # noqa: B018 - the alarm works
+        small.test.inputs  # noqa: B018 - the alarm works
     fit(network(), small, epochs=1)
 
 
