@@ -51,7 +51,7 @@ best, percentile: among all sub-networks that remove as many filters and empty n
 oracle, no norm: its scores are compared as they are, all others divided by the norm of their layer
 seconds: until the plan of this size was found, smaller ones included; compare them within this file only""",
     "shortlists": """networks: benchmarks.recipe.train, one for each seed
-compress(network, splits, target=Target(filters=9), shortlist=..., updates=...), the rest as it comes; all: None
+compress(network, splits, target=Target(filters=9), shortlist=..., update=...), the rest as it comes; all: None
 accuracy: on the 5,000 validation images, after the updates""",
 }
 
@@ -121,7 +121,7 @@ def shortlists(model: nn.Module, splits: Splits, n_filters: int = max(SIZES)) ->
     tables = []
     for updates, shortlist in tqdm(list(product(UPDATES, SHORTLISTS)), desc="shortlists", leave=False):
         history = compress(
-            model, splits, target=Target(filters=n_filters), updates=updates, shortlist=shortlist
+            model, splits, target=Target(filters=n_filters), update=updates, shortlist=shortlist
         ).history
         columns = {"shortlist": str(shortlist or "all"), "updates": updates, "removed": history["removed"]}
         tables.append(pd.DataFrame({**columns, "accuracy": history["accuracy_after"]})[1:])

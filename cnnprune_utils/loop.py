@@ -168,8 +168,9 @@ def compress(
             run.go_on_from(Path(folder), counts | fingerprints(model, splits, target, criterion))
         if not run.rows:
             started, network = time.perf_counter(), copy_of(model)
-            run.add([], network, training.measured_only(network), started)
-        _check_points(target, run.rows[0], splits.validation)
+            unpruned = training.measured_only(network)
+            _check_points(target, unpruned[-1], splits.validation)
+            run.add([], network, unpruned, started)
         with tqdm(total=target.filters, initial=len(run.order), desc="compress", unit="filter", leave=False) as bar:
             bar.set_postfix_str(run.progress)
             while run.free and run.beyond < patience and not target.reached(run.rows[-1]):
@@ -198,11 +199,10 @@ def _warn_of_few_batches(train: Data, update: int | Update, batch_size: int) -> 
         )
 
 
-def _check_points(target: Target, unpruned: Mapping[str, Any], validation: Data) -> None:
+def _check_points(target: Target, accuracy: float, validation: Data) -> None:
     """Whether the limit of points can be told at all."""
     if target.points is None:
         return
-    accuracy = unpruned["accuracy_after"]
     if math.isnan(accuracy):
         raise ValueError(
             f"{target} limits the accuracy, and there is none where targets are not classes: pass evaluate=, a "

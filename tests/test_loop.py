@@ -56,8 +56,8 @@ def squares(n: int, seed: int) -> Split:
 
 SPLITS = Splits(squares(120, seed=0), squares(50, seed=1), NeverRead())  # type: ignore[arg-type]
 SCORED = SPLITS.train.subset(120, seed=0)  # what compress scores on, by default
-FEW = {"updates": 3, "batch_size": 32, "learning_rate": 0.01}
-NONE = {"updates": 0, "batch_size": 32}
+FEW = {"update": 3, "batch_size": 32, "learning_rate": 0.01}
+NONE = {"update": 0, "batch_size": 32}
 
 
 @pytest.fixture(scope="module")
@@ -289,13 +289,13 @@ def test_the_closest_size_that_is_named_can_be_reached(trained: CNN) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", ["step", "batch_size", "shortlist", "n_images", "keep_at_least", "patience", "updates"]
+    "wrong", ["step", "batch_size", "shortlist", "n_images", "keep_at_least", "patience", "update"]
 )
 def test_numbers_out_of_range_are_refused(trained: CNN, wrong: str) -> None:
     with pytest.raises(
-        ValueError, match=f"{wrong}.*{-1 if wrong == 'updates' else 0}.* must be at least|at least 1.*{wrong}"
+        ValueError, match=f"{wrong}.*{-1 if wrong == 'update' else 0}.* must be at least|at least 1.*{wrong}"
     ):
-        compress(trained, SPLITS, target=Target(filters=1), **{wrong: -1 if wrong == "updates" else 0})
+        compress(trained, SPLITS, target=Target(filters=1), **{wrong: -1 if wrong == "update" else 0})
 
 
 # Which filters leave
@@ -345,7 +345,7 @@ def test_every_criterion_drives_it(trained: CNN, name: str) -> None:
     assert_same_network(network, one_by_one(trained, 2, lambda model: by_rank(model, CRITERIA[name])[0]))
 
 
-def wrong(model: nn.Module, split: Split, *, batch_size: int = 256) -> Scores:
+def wrong(model: nn.Module, split: Split, *, loss: object = None, batch_size: int = 256) -> Scores:
     """The filters that matter most leave first."""
     return {name: -scores for name, scores in taylor(model, split).items()}
 
@@ -379,7 +379,7 @@ def test_the_shortlist_is_measured_with_closed_gates() -> None:
 
 @pytest.mark.parametrize(("step", "keep_at_least", "left"), [(1, 3, [2, 3, 3]), (3, 2, [2, 2, 2])])
 def test_the_floor_stays_in_every_layer(trained: CNN, step: int, keep_at_least: int, left: list[int]) -> None:
-    def last_layer_first(model: nn.Module, split: Split, *, batch_size: int) -> Scores:
+    def last_layer_first(model: nn.Module, split: Split, *, loss: object, batch_size: int) -> Scores:
         return {name: 0 * scores if name == "network.4" else scores for name, scores in magnitude(model).items()}
 
     options = {"criterion": last_layer_first, "step": step, "keep_at_least": keep_at_least, **NONE}
@@ -435,13 +435,11 @@ def test_the_macs_penalty_goes_by_the_present_shares(trained: CNN, monkeypatch: 
 def test_the_same_images_score_in_every_step(trained: CNN) -> None:
     seen = []
 
-    def watching(model: nn.Module, split: Split, *, batch_size: int) -> Scores:
+    def watching(model: nn.Module, split: Split, *, loss: object, batch_size: int) -> Scores:
         seen.append((split.inputs, split.targets, batch_size))
         return magnitude(model)
 
-    compress(
-        trained, SPLITS, target=Target(filters=2), criterion=watching, n_images=70, seed=5, updates=0, batch_size=9
-    )
+    compress(trained, SPLITS, target=Target(filters=2), criterion=watching, n_images=70, seed=5, update=0, batch_size=9)
     expected = SPLITS.train.subset(70, seed=5)
     assert len(seen) == 2
     assert all(torch.equal(x, expected.inputs) and torch.equal(y, expected.targets) and n == 9 for x, y, n in seen)
@@ -519,7 +517,7 @@ def test_a_step_is_prune_and_then_fit(trained: CNN) -> None:
 def test_updates_see_each_training_image_at_most_once(trained: CNN, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     monkeypatch.setattr(loop, "fit", lambda model, splits, **k: seen.append(splits) or fit(model, splits, **k))
-    compress(trained, SPLITS, target=Target(filters=1), updates=1000, batch_size=32)
+    compress(trained, SPLITS, target=Target(filters=1), update=1000, batch_size=32)
     assert [len(splits.train) for splits in seen] == [120]
 
 
@@ -601,7 +599,7 @@ class Taylor:
     def __init__(self, interrupted_at: int | None = None) -> None:
         self.interrupted_at, self.calls = interrupted_at, 0
 
-    def __call__(self, model: nn.Module, split: Split, *, batch_size: int) -> Scores:
+    def __call__(self, model: nn.Module, split: Split, *, loss: object, batch_size: int) -> Scores:
         self.calls += 1
         if self.calls == self.interrupted_at:
             raise Interrupted
@@ -661,7 +659,7 @@ SLOW = """
 import sys, time
 from test_loop import *
 
-def slowly(model, split, *, batch_size):
+def slowly(model, split, *, loss, batch_size):
     time.sleep(0.1)
     return taylor(model, split, batch_size=batch_size)
 
@@ -670,7 +668,7 @@ compress(dropping(), SPLITS, target=Target(filters=5), criterion=slowly, folder=
 """
 
 
-def slowly(model: nn.Module, split: Split, *, batch_size: int) -> Scores:
+def slowly(model: nn.Module, split: Split, *, loss: object, batch_size: int) -> Scores:
     return taylor(model, split, batch_size=batch_size)
 
 
