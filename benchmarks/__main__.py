@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from cnnprune_utils.batches import Split, Splits
 from cnnprune_utils.book.fashion_mnist import load_fashion_mnist
 from cnnprune_utils.book.fetch import fetch
 from cnnprune_utils.book.shipped import checkpoint
 from cnnprune_utils.exhaustive import all_subnetworks
 
-from . import end_to_end, large, memory, reach, recipe, recovery, rival, scoring, studies, usual_recipe
+from . import end_to_end, jobs, large, memory, reach, recipe, recovery, rival, scoring, studies, usual_recipe
 from .sizes import smaller
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
@@ -79,9 +81,9 @@ def scoring_cost(*, n_images: int, rounds: int) -> None:
     )
 
 
-def accuracy(*, seeds: Sequence[int], at_most: int | None = None) -> None:
+def accuracy(*, seeds: Sequence[int], at_most: int | None = None, backend: str = "loky") -> None:
     print(f"3. Test accuracy lost at no more than 23,800 parameters, in points, over {len(seeds)} seeds\n")
-    rows = recovery.points_lost(smaller(load_fashion_mnist(), at_most), seeds)
+    rows = recovery.points_lost(smaller(load_fashion_mnist(), at_most), seeds, backend)
     by_seed = rows.pivot_table("lost", index="way", columns="seed").add_prefix("seed ")
     table = recovery.summary(rows).join(by_seed)
     show(table, **{"parameters": 0} | dict.fromkeys(table.columns[1:], 2))
@@ -121,9 +123,9 @@ def memory_use(*, chapters: str) -> None:
     )
 
 
-def against_torch_pruning(*, seeds: Sequence[int], at_most: int | None = None) -> None:
+def against_torch_pruning(*, seeds: Sequence[int], at_most: int | None = None, backend: str = "loky") -> None:
     print(f"6. Test accuracy lost, in points, against torch-pruning's Taylor importance, over {len(seeds)} seeds\n")
-    rows = rival.points_lost(smaller(load_fashion_mnist(), at_most), seeds)
+    rows = rival.points_lost(smaller(load_fashion_mnist(), at_most), seeds, backend)
     by_seed = rows.pivot_table("lost", index=["budget", "way"], columns="seed", sort=False).add_prefix("seed ")
     table = rival.against_ours(rows).join(by_seed)
     widths = rows.groupby(["budget", "way"], sort=False)["widths"].agg(
@@ -141,17 +143,11 @@ def against_torch_pruning(*, seeds: Sequence[int], at_most: int | None = None) -
     )
 
 
-def percentiles(*, seeds: Sequence[int], at_most: int | None = None) -> None:
+def percentiles(*, seeds: Sequence[int], at_most: int | None = None, backend: str = "loky") -> None:
     print(f"7. Percentile among all sub-networks of the size, before any update, mean of {len(seeds)} seeds\n")
     splits = smaller(load_fashion_mnist(), at_most)
     decide = splits.train.subset(min(studies.N_IMAGES, len(splits.train)))
-    tables = []
-    for seed in seeds:
-        model, _ = recipe.train(splits, seed)
-        ways = studies.ways(model, decide, seed)
-        shown = {name: ways[name] for name in ("taylor", "oracle", "choose")}
-        tables.append(studies.landings(shown, all_subnetworks(model, splits.validation)).assign(seed=seed))
-    rows = pd.concat(tables)
+    rows = pd.concat(jobs.for_each(partial(_landings, splits, decide), seeds, backend))
     table = rows.pivot_table("percentile", index="way", columns="removed", sort=False).rename(columns=str)
     seconds = rows[rows["removed"] == max(studies.SIZES)].pivot_table("seconds", index="way", columns="seed")
     table["times_taylor"] = (seconds / seconds.loc["taylor"]).median(axis=1)
@@ -161,6 +157,13 @@ def percentiles(*, seeds: Sequence[int], at_most: int | None = None) -> None:
         f"validation images. times_taylor: the\nseconds for all sizes, median over the seeds. "
         "Target: choose, the default, at 99 or above at every size."
     )
+
+
+def _landings(splits: Splits, decide: Split, seed: int) -> pd.DataFrame:
+    model, _ = recipe.train(splits, seed)
+    ways = studies.ways(model, decide, seed)
+    shown = {name: ways[name] for name in ("taylor", "oracle", "choose")}
+    return studies.landings(shown, all_subnetworks(model, splits.validation)).assign(seed=seed)
 
 
 def large_networks(*, n_images: int, rounds: int) -> None:
@@ -220,6 +223,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     length.add_argument(
         "--full", action="store_true", help="every epoch of the usual recipe, so that it has an accuracy"
     )
+    jobs.add_backend(parser)
     options = parser.parse_args(arguments)
     unknown = set(options.tables) - set(TABLES)
     if unknown:
@@ -228,7 +232,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.quick:
         print("QUICK: small sizes. The numbers show that all of it runs, and mean little.\n")
     for name in options.tables or TABLES:
-        TABLES[name](**settings[name])
+        where = {"backend": options.backend} if "seeds" in settings[name] else {}
+        TABLES[name](**settings[name], **where)
         print(flush=True)
 
 

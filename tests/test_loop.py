@@ -33,7 +33,10 @@ from cnnprune_utils.metrics import macs, macs_per_filter, parameters
 from cnnprune_utils.plan import Plan, Scores, lowest, rank
 from cnnprune_utils.structure import prunable_layers
 from cnnprune_utils.surgery import prune
-from cnnprune_utils.training import evaluate, fit
+from cnnprune_utils.training import evaluate, fit, measured
+
+# Most tests are small: the warnings of that have tests of their own.
+pytestmark = pytest.mark.filterwarnings("ignore:update=.* asks for more", "ignore:.*a standard error of")
 
 MEASURED = ["loss_before", "accuracy_before", "loss_after", "accuracy_after"]
 
@@ -118,7 +121,9 @@ def assert_same_network(a: nn.Module, b: nn.Module) -> None:
 def script(monkeypatch: pytest.MonkeyPatch, *accuracies: float) -> None:
     """Measure these accuracies, step by step, instead of the real ones."""
     values = iter(accuracies)
-    monkeypatch.setattr(loop, "_update", lambda *_: [0.0, (accuracy := next(values)), 0.0, accuracy])
+    for method in ("measured_only", "updated"):
+        scripted = lambda *_: [0.0, (accuracy := next(values)), 0.0, accuracy]  # noqa: E731
+        monkeypatch.setattr(loop._Training, method, scripted)
 
 
 # Target
@@ -497,7 +502,7 @@ def test_the_history_has_one_row_a_step(trained: CNN) -> None:
 
 def test_without_updates_it_is_measured_once(trained: CNN, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    monkeypatch.setattr(loop, "evaluate", lambda *a, **k: calls.append(a) or evaluate(*a, **k))
+    monkeypatch.setattr(loop, "measured", lambda *a, **k: calls.append(a) or measured(*a, **k))
     history = compress(trained, SPLITS, target=Target(filters=3), **NONE).history
     assert history["loss_before"].tolist() == history["loss_after"].tolist()
     assert history["accuracy_before"].tolist() == history["accuracy_after"].tolist()
@@ -759,3 +764,85 @@ def test_a_folder_of_another_run_is_refused(change: dict[str, Any], message: str
         compress(**{**arguments, **change})
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == files
     assert compress(**arguments).plan.n_filters == 2
+
+
+# Your own training, and your own measure
+
+
+def test_a_function_trains_between_the_steps(trained: CNN) -> None:
+    seen: list[tuple[int, bool]] = []
+
+    def train(network: nn.Module) -> None:
+        seen.append((parameters(network), network.training))
+        fit(network.train(), SPLITS, epochs=1, batch_size=32, learning_rate=0.01)
+
+    found = compress(trained.eval(), SPLITS, target=Target(filters=3), update=train)
+    assert seen == [(n, False) for n in found.history["parameters"][1:]]
+    assert not found.network.training
+    assert (found.history["loss_after"] != found.history["loss_before"]).tolist() == [False, True, True, True]
+
+
+def test_another_network_is_no_update(trained: CNN) -> None:
+    with pytest.raises(TypeError, match="update returned another network: it must train the one that it gets"):
+        compress(trained, SPLITS, target=Target(filters=1), update=copy.deepcopy)
+
+
+@pytest.mark.parametrize("update", [0, 3])
+def test_your_measure_stands_for_the_accuracy(trained: CNN, update: int) -> None:
+    def smallness(network: nn.Module, data: Split) -> float:
+        assert data is SPLITS.validation
+        assert not network.training
+        return 100 / parameters(network)
+
+    found = compress(trained, SPLITS, target=Target(filters=2), **FEW | {"update": update}, evaluate=smallness)
+    assert found.history["accuracy_after"].tolist() == [100 / n for n in found.history["parameters"]]
+    assert found.history["loss_after"].isna().all()
+
+
+def test_a_measure_is_a_number(trained: CNN) -> None:
+    with pytest.raises(TypeError, match="evaluate must return a number, the higher the better, not 'good'"):
+        compress(trained, SPLITS, target=Target(filters=1), **NONE, evaluate=lambda network, data: "good")
+
+
+# Which filters
+
+
+def test_per_layer_takes_the_same_share_of_each(trained: CNN) -> None:
+    for step in (1, 9):
+        found = compress(trained, SPLITS, target=Target(filters=5), **NONE, per_layer=True, step=step)
+        assert [len(filters) for filters in found.plan.remove.values()] == [1, 2, 2]  # of 2, 3, 4
+        assert len(found.history) == (6 if step == 1 else 2)
+
+
+def test_normalize_is_that_of_rank(trained: CNN) -> None:
+    for normalize in ("l2", "mean", None):
+        found = compress(trained, SPLITS, target=Target(filters=4), **NONE, step=14, normalize=normalize)
+        assert found.plan == lowest(rank(taylor(trained, SCORED), normalize=normalize), 4)
+
+
+def test_a_shortlist_decides_over_all_layers(trained: CNN) -> None:
+    with pytest.raises(ValueError, match="shortlist=2 decides over all layers: with per_layer=True, use shortlist=1"):
+        compress(trained, SPLITS, target=Target(filters=1), shortlist=2, per_layer=True)
+
+
+# Warnings
+
+
+def test_too_few_images_for_the_points_are_said(trained: CNN) -> None:
+    limit = Target(filters=1, points=1)
+    with pytest.warns(UserWarning, match=r"on 50 validation examples an accuracy has a standard error of \d\.\d\d"):
+        compress(trained, SPLITS, target=limit, **NONE)
+
+
+def test_too_few_batches_are_said(trained: CNN) -> None:
+    with pytest.warns(UserWarning, match="update=5 asks for more batches than splits.train has: each step gets 4"):
+        compress(trained, SPLITS, target=Target(filters=1), update=5, batch_size=32)
+
+
+def test_progress_is_told_in_every_unit(trained: CNN, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(loop.tqdm, "set_postfix_str", lambda bar, text, **_: told.append(text))
+    history = compress(trained, SPLITS, target=Target(filters=2), **NONE).history
+    lost = 100 * (history["accuracy_after"].iloc[0] - history["accuracy_after"])
+    columns = zip(history["parameters"], history["macs"], lost, strict=True)
+    assert told == [f"{n:,} parameters, {m:,} MACs, {points:.2f} points lost" for n, m, points in columns]

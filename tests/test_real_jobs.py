@@ -45,7 +45,7 @@ def loaders(dataset: Dataset[Any], n_train: int, batch_size: int = 32) -> Splits
 
 
 def removed(model: nn.Module, splits: Splits, share: float, **how: Any) -> nn.Module:
-    """``model`` without a share of the filters of each layer, which computes what closed gates compute, also on the data."""
+    """``model`` without a share of the filters of each layer; it computes what closed gates compute on the data."""
     plan = per_layer(rank(taylor(model, splits.train, **how)), share)
     example = Batches(splits.train, 1).first.inputs
     small = prune(model, plan, example)
@@ -83,9 +83,6 @@ def discs(n: int) -> TensorDataset:
     generator = torch.Generator().manual_seed(1)
     place = torch.rand(n, 2, 1, 1, generator=generator) * 10 + 3
     radius = 2 + 3 * torch.rand(n, 1, 1, generator=generator)
-        torch.rand(n, 2, 1, 1, generator=generator) * 10 + 3,
-        2 + 3 * torch.rand(n, 1, 1, generator=generator),
-    )
     rows, columns = torch.meshgrid(torch.arange(16.0), torch.arange(16.0), indexing="ij")
     inside = ((rows - place[:, 0]) ** 2 + (columns - place[:, 1]) ** 2) < radius**2
     pictures = 0.7 * inside[:, None] + 0.5 * torch.randn(n, 1, 16, 16, generator=generator)
@@ -117,7 +114,8 @@ def test_a_unet_keeps_its_discs() -> None:
     assert iou(small.eval(), splits.validation) > found - 0.05
 
     target = Target(macs=macs(model) * 2 // 3, points=5)
-    kept = compress(model, splits, target=target, loss=loss, evaluate=iou, update=8, per_layer=True, step=3)
+    between: dict[str, Any] = {"update": 8, "learning_rate": 5e-3, "loss": loss, "evaluate": iou}
+    kept = compress(model, splits, target=target, per_layer=True, step=3, **between)
     assert macs(kept.network) <= macs(model) * 2 // 3
     assert iou(kept.network, splits.validation) > found - 0.051
     assert kept.history["loss_after"].isna().all()  # iou measures, not the loss
