@@ -110,14 +110,14 @@ def test_a_unet_keeps_its_discs() -> None:
     assert {layer.name for layer in prunable_layers(model)} == {"down.0", "deep.0", "up", "end.0"}
     assert evaluate(model, splits.validation, loss=loss).accuracy > 0.9  # of the pixels that count
     small = removed(model, splits, 0.25, loss=loss)
-    fit(small, splits, epochs=3, learning_rate=1e-2, loss=loss)
+    fit(small, splits, epochs=4, learning_rate=1e-2, loss=loss)
     assert iou(small.eval(), splits.validation) > found - 0.05
 
     target = Target(macs=macs(model) * 2 // 3, points=5)
     between: dict[str, Any] = {"update": 8, "learning_rate": 5e-3, "loss": loss, "evaluate": iou}
     kept = compress(model, splits, target=target, per_layer=True, step=3, **between)
     assert macs(kept.network) <= macs(model) * 2 // 3
-    assert iou(kept.network, splits.validation) > found - 0.051
+    assert iou(kept.network.eval(), splits.validation) > found - 0.051
     assert kept.history["loss_after"].isna().all()  # iou measures, not the loss
 
 

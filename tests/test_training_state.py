@@ -141,7 +141,7 @@ def test_another_network_and_other_images_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"model was .*, is "):
         fit(other, SPLITS, epochs=EPOCHS, learning_rate=1e-2, batch_size=16, seed=3, state_file=tmp_path / "state")
     others = Splits(noise(50, 5), SPLITS.validation, SPLITS.test)
-    with pytest.raises(ValueError, match=r"images was .*, is "):
+    with pytest.raises(ValueError, match=r"train was .*, is "):
         fit(network(), others, epochs=EPOCHS, learning_rate=1e-2, batch_size=16, seed=3, state_file=tmp_path / "state")
 
 
