@@ -1,4 +1,4 @@
-"""What every test and every notebook kernel inherits. The data the tests use is in tests/conftest.py."""
+"""Settings that every test and every notebook kernel inherits. The data of the tests is in tests/conftest.py."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The chapters need no MLflow, and neither do the tests of the rest."""
+    """Skip the appendix without MLflow, which nothing else needs."""
     if find_spec("mlflow") is None:
         for item in items:
             if item.path == APPENDIX:

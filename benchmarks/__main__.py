@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from cnnprune_utils.batches import Split, Splits
+from cnnprune_utils.book.chapters import chapters_in
 from cnnprune_utils.book.fashion_mnist import load_fashion_mnist
 from cnnprune_utils.book.fetch import fetch
 from cnnprune_utils.book.shipped import checkpoint
@@ -23,7 +24,6 @@ from . import end_to_end, jobs, large, memory, reach, recipe, recovery, rival, s
 from .sizes import smaller
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
-CHAPTERS = "0*.ipynb"
 
 # What each table is measured on; "quick" shows that everything runs, and its numbers mean little.
 NORMAL: dict[str, dict[str, Any]] = {
@@ -31,7 +31,7 @@ NORMAL: dict[str, dict[str, Any]] = {
     "scoring": {"n_images": 5000, "rounds": 15},
     "accuracy": {"seeds": range(5)},
     "scaling": {"sizes": [1000, 2000, 4000, 8000], "factors": [1, 2, 3, 4], "n_images": 2000, "rounds": 7},
-    "memory": {"chapters": CHAPTERS},
+    "memory": {"chapters": "*"},
     "rival": {"seeds": range(5)},
     "choices": {"seeds": range(5)},
     "large": {"n_images": 64, "rounds": 5},
@@ -43,7 +43,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "scoring": {"n_images": 2000, "rounds": 5},
     "accuracy": {"seeds": range(2), "at_most": 3000},
     "scaling": {"sizes": [500, 1000, 2000], "factors": [1, 2, 4], "n_images": 500, "rounds": 3},
-    "memory": {"chapters": "02*.ipynb"},
+    "memory": {"chapters": "02*"},
     "rival": {"seeds": range(2), "at_most": 3000},
     "choices": {"seeds": range(2), "at_most": 500},
     "large": {"n_images": 32, "rounds": 1},
@@ -117,7 +117,7 @@ def scaling(*, sizes: list[int], factors: list[int], n_images: int, rounds: int)
 
 def memory_use(*, chapters: str) -> None:
     print("5. Wall time and peak memory of each chapter's kernel\n")
-    show(memory.table(sorted(NOTEBOOKS.glob(chapters))), seconds=0, peak_mb=0)
+    show(memory.table(path for path in chapters_in(NOTEBOOKS) if path.match(chapters)), seconds=0, peak_mb=0)
     print(
         "\nTarget: below 1,500 MB; Binder gives 2 GB. A PyTorch with CUDA takes some hundred MB more than one without."
     )

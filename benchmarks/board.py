@@ -1,4 +1,4 @@
-"""What the gate board shows without a kernel: ``python -m benchmarks.board`` makes cnnprune_utils/board/baseline.json.
+"""The data of the gate board on the web: ``python -m benchmarks.board`` makes cnnprune_utils/board/baseline.json.
 
 Every sub-network of the committed baseline on the validation images, the scores and costs of its filters; and twenty of
 those images with the answer of every sub-network, and the convolutions, so that a page can draw the feature maps.
@@ -40,14 +40,14 @@ MEASURED = (
 
 
 def pictures(split: Split) -> Split:
-    """The first images of each class, so that neighbours are of different classes."""
+    """Return the first images of each class, so that neighbours are of different classes."""
     places = [(split.targets == label).nonzero().flatten()[:PER_CLASS] for label in range(len(CLASS_NAMES))]
     chosen = torch.stack(places, 1).flatten()
     return Split(split.inputs[chosen], split.targets[chosen])
 
 
 def page(model: nn.Module, split: Split, facts: Facts) -> dict[str, Any]:
-    """What a page needs to look at pictures by itself."""
+    """Return the data that a page needs to show pictures without a kernel."""
     shown = pictures(split)
     eyes = Pictures(model, shown)
     answers = np.stack([eyes.answers(closed) for closed in range(len(facts.correct))], 1)  # (pictures, sub-networks)

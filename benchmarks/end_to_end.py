@@ -21,7 +21,7 @@ STEPS = ["read the files", "train, an epoch", "score and prune", "fine-tune, an 
 
 
 def run_usual(root: Path, epochs: int, at_most: int | None) -> tuple[pd.Series, pd.Series]:
-    """Seconds of each step, and the outcome; ``epochs`` are run of each ten, the rest is the same time again."""
+    """Return the seconds of each step, and the outcome; of each ten epochs, ``epochs`` run, scaled to ten."""
     seed_everything(0)
     (train, test), read = timed(lambda: usual_recipe.loaders(root, at_most))
     baseline = CNN()
@@ -48,7 +48,7 @@ def _epochs(model: nn.Module, train: usual_recipe.Loader, test: usual_recipe.Loa
 
 
 def run_ours(root: Path, at_most: int | None) -> tuple[pd.Series, pd.Series]:
-    """The same of the chapters' recipe, every epoch of it."""
+    """Return the same for the chapters' recipe, all of whose epochs run."""
     splits, read = timed(lambda: load_fashion_mnist(root))
     splits = smaller(splits, at_most)
     (baseline, history), first = timed(lambda: recipe.train(splits))
@@ -61,7 +61,7 @@ def run_ours(root: Path, at_most: int | None) -> tuple[pd.Series, pd.Series]:
 
 
 def tables(root: Path, *, usual_epochs: int, at_most: int | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(outcome, steps): one column per recipe, and how many times less the book's takes.
+    """Return (outcome, steps): a column per recipe, and the ratio of the two.
 
     Args:
         root: where ``FashionMNIST/raw`` is.

@@ -31,7 +31,7 @@ BATCH_SIZE = 32
 
 
 def example(network: str, n_images: int) -> tuple[nn.Module, Split]:
-    """The network with random weights, and random colour images of its size."""
+    """Return the network with random weights, and random colour images of its size."""
     seed_everything(0)
     make, size = NETWORKS[network]
     images = torch.rand(n_images, 3, size, size)
@@ -39,7 +39,7 @@ def example(network: str, n_images: int) -> tuple[nn.Module, Split]:
 
 
 def train(model: nn.Module, split: Split) -> None:
-    """One epoch of plain training, with Adam as in :func:`cnnprune_utils.training.fit`."""
+    """Run one epoch of plain training, with Adam as in :func:`cnnprune_utils.training.fit`."""
     optimizer = torch.optim.Adam(model.parameters())
     for images, labels in split.batches(BATCH_SIZE):
         optimizer.zero_grad()
@@ -55,14 +55,14 @@ WORK = {"train": train, "score": score}
 
 
 def peak_mb(network: str, work: str, n_images: int) -> float:
-    """MB by which the work raises the memory of a process of its own, at the most."""
+    """Return the peak MB by which the work raises the memory of a process of its own."""
     command = [sys.executable, "-m", "benchmarks.large", network, work, str(n_images)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     return float(done.stdout.splitlines()[-1])
 
 
 def table(*, n_images: int, rounds: int) -> pd.DataFrame:
-    """One row per network: seconds of forward + backward and of taylor, MB of training and of taylor, both ratios."""
+    """Return a row per network: seconds of forward + backward and of taylor, MB of both, and the two ratios."""
     rows = {}
     for network in NETWORKS:
         model, split = example(network, n_images)

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def measure(notebook: Path) -> dict[str, float]:
-    """``seconds`` and ``peak_mb`` (1,000,000 bytes) of the notebook's kernel, started afresh.
+    """Return ``seconds`` and ``peak_mb`` (1,000,000 bytes) of the notebook's kernel, newly started.
 
     In a process of its own, whose only child is the kernel: the system keeps the peak of the largest child.
 
@@ -33,7 +33,7 @@ def measure(notebook: Path) -> dict[str, float]:
 
 
 def table(notebooks: Iterable[Path]) -> pd.DataFrame:
-    """One row per notebook: its kernel's seconds and peak memory."""
+    """Return a row per notebook: its kernel's seconds and peak memory."""
     measured = {notebook.stem: measure(notebook) for notebook in notebooks}
     return pd.DataFrame.from_dict(measured, orient="index").rename_axis("chapter")
 

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torchvision.models import segmentation, video
 from tqdm import tqdm
 
+from cnnprune_utils.files import write
 from cnnprune_utils.gates import mask
 from cnnprune_utils.plan import Plan
 from cnnprune_utils.structure import prunable_layers, skipped_layers
@@ -42,7 +43,7 @@ TRANSPOSED = CONVOLUTIONS[3:]
 
 @dataclass(frozen=True)
 class Network:
-    """How a network is made, and the shape of one input."""
+    """A function that makes a network, and the shape of one input."""
 
     make: Callable[..., nn.Module]
     shape: tuple[int, ...] = (3, 64, 64)
@@ -80,7 +81,7 @@ fcn_resnet50 lraspp_mobilenet_v3_large r2plus1d_18
 
 
 def build(name: str, dtype: torch.dtype = torch.float64) -> tuple[nn.Module, Tensor]:
-    """The network in eval mode, with every number drawn at random, and two inputs for it.
+    """Return the network in eval mode, with every number drawn at random, and two inputs for it.
 
     Linear layers with 4096 units have 64, since they hold nine in ten parameters of those networks, and no filter.
     """
@@ -127,7 +128,7 @@ def depthwise(module: nn.Module) -> bool:
 
 
 def channels(model: nn.Module, names: Sequence[str] | None = None) -> int:
-    """How many output channels the convolutions have, those of these names or all; depthwise ones do not count."""
+    """Return the number of output channels of these convolutions, or of all; depthwise ones do not count."""
     found = dict(model.named_modules())
     chosen = set(found if names is None else names)
     return sum(
@@ -145,13 +146,13 @@ def tensors_of(outputs: Any) -> list[Tensor]:
 
 @torch.no_grad()
 def difference(one: nn.Module, other: nn.Module, x: Tensor) -> float:
-    """The largest difference of the outputs in eval mode, relative to the largest number of each."""
+    """Return the largest difference of the outputs in eval mode, relative to the largest number of each."""
     pairs = zip(tensors_of(one.eval()(x)), tensors_of(other.eval()(x)), strict=True)
     return max(float((a - b).abs().max() / b.abs().max().clamp(min=1e-30)) for a, b in pairs)
 
 
 def some(n: int, groups: int = 1) -> list[int]:
-    """A quarter of ``n`` filters at random, the same places in each group; at least one, and never all."""
+    """Return a quarter of ``n`` filters at random, the same places in each group; at least one, and never all."""
     places = n // groups
     chosen = sorted(torch.randperm(places)[: min(max(round(SHARE * places), 1), places - 1)].tolist())
     return [g * places + k for g in range(groups) for k in chosen]
@@ -161,7 +162,7 @@ def some(n: int, groups: int = 1) -> list[int]:
 
 
 def ours(model: nn.Module, x: Tensor) -> dict[str, float]:
-    """Share that can be removed, largest difference to closed gates, seconds for both steps of the removal."""
+    """Return the share that can be removed, the largest difference to closed gates, and the seconds of the removal."""
     start = time.perf_counter()
     layers = prunable_layers(model, x)
     torch.manual_seed(0)
@@ -231,7 +232,7 @@ def _roots(model: nn.Module, x: Tensor) -> dict[str, tuple[int, int, list[str]]]
 
 
 def _without_columns(model: nn.Module, x: Tensor, gone: dict[str, list[int]]) -> nn.Module:
-    """A copy of the whole network, in which the weights that read these channels are 0 there."""
+    """Return a copy of the whole network, with 0 in the weights that read these channels."""
     whole = copy.deepcopy(model).requires_grad_(True)
     graph, names = _graph(whole, x), dict(whole.named_modules())
     for root, filters in gone.items():
@@ -253,7 +254,7 @@ WAYS: dict[str, Callable[[nn.Module, Tensor], dict[str, float]]] = {"ours": ours
 
 
 def table(names: Sequence[str] | None = None) -> tuple[pd.DataFrame, dict[str, str]]:
-    """One row per network: share, difference and seconds of each way; and why a way failed on a network."""
+    """Return a row per network: share, difference and seconds of each way; and why a way failed on a network."""
     rows: dict[str, dict[tuple[str, str], float]] = {}
     failed: dict[str, str] = {}
     threads = torch.get_num_threads()
@@ -299,7 +300,7 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def flat(rows: pd.DataFrame) -> pd.DataFrame:
-    """The table with columns of one level, as the other tables have them."""
+    """Return the table with columns of one level, like the other tables."""
     short = {"ours": "", "torch-pruning": "tp_"}
     names = [f"{short[way]}{column}" for way in WAYS for column in ("share", "difference", "seconds")]
     return rows.set_axis(names, axis=1)
@@ -309,7 +310,7 @@ def flat(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def reasons(name: str) -> dict[str, str]:
-    """Convolution that stays -> why."""
+    """Return convolution that stays -> reason."""
     return skipped_layers(*build(name, torch.float32))
 
 
@@ -319,7 +320,7 @@ def write_expectation(names: Sequence[str]) -> None:
     found = before | {name: reasons(name) for name in tqdm(names, leave=False)}
     versions = {"torch": torch.__version__.split("+")[0], "torchvision": torchvision.__version__.split("+")[0]}
     networks = {name: found[name] for name in EXPECTED if name in found}
-    EXPECTATION.write_text(json.dumps({"versions": versions, "networks": networks}, indent=1) + "\n")
+    write(EXPECTATION, json.dumps({"versions": versions, "networks": networks}, indent=1) + "\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -13,6 +13,7 @@ from cnnprune_utils.book.cnn import CNN
 from cnnprune_utils.book.fashion_mnist import load_fashion_mnist
 from cnnprune_utils.book.shipped import CHECKPOINTS
 from cnnprune_utils.criteria import taylor
+from cnnprune_utils.files import write
 from cnnprune_utils.plan import Plan, lowest, per_layer, rank
 from cnnprune_utils.saving import load_model, save_model
 from cnnprune_utils.surgery import prune
@@ -52,7 +53,7 @@ def make_small_plan(baseline: nn.Module, splits: Splits) -> Plan:
 def one_at_a_time(baseline: nn.Module, splits: Splits, seed: int = 0) -> nn.Module:
     """Chapter 5's one at a time, for as many filters of the last convolution as :func:`make_small_plan` removes.
 
-    Scored again before each leaves, with a few updates between.
+    Scores again before each removal, with a few updates between.
 
     The updates between come to one epoch in all; the rest of :func:`fine_tune`'s epochs follow.
     """
@@ -83,7 +84,7 @@ def main() -> None:
     fine_tune(models["tuned"], splits)
     models["scratch"], scratch_history = from_scratch(models["tuned"].widths, splits)
     for name, history in {"baseline": baseline_history, "scratch": scratch_history}.items():
-        history.drop(columns="seconds").to_csv(CHECKPOINTS / f"{name}_history.csv", index=False)
+        write(CHECKPOINTS / f"{name}_history.csv", history.drop(columns="seconds").to_csv(index=False))
     for name, model in models.items():
         path = CHECKPOINTS / f"{name}.safetensors"
         save_model(model, path)

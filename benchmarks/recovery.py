@@ -1,4 +1,4 @@
-"""What pruning to at most 23,800 parameters costs in accuracy, over several seeds: three ways to choose the filters."""
+"""The accuracy lost by pruning to at most 23,800 parameters, over several seeds, for three choices of filters."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from . import jobs, recipe, usual_recipe
 
 
 def one_shot(baseline: nn.Module, splits: Splits, seed: int) -> nn.Module:
-    """Five filters of the last convolution at once, then all epochs."""
+    """Remove five filters of the last convolution at once, then train for all epochs."""
     pruned = prune(baseline, recipe.make_small_plan(baseline, splits))
     recipe.fine_tune(pruned, splits, seed)
     return pruned
 
 
 def over_the_layers(baseline: nn.Module, splits: Splits, seed: int) -> nn.Module:
-    """1, 2 and 5 filters of the three convolutions, as the usual recipe has it, at once, then all epochs."""
+    """Remove 1, 2 and 5 filters of the three convolutions at once, as the usual recipe does, then train."""
     pruned = prune(baseline, per_layer(rank(taylor(baseline, splits.validation)), usual_recipe.REMOVED))
     recipe.fine_tune(pruned, splits, seed)
     return pruned
@@ -41,7 +41,7 @@ WAYS: dict[str, Callable[[nn.Module, Splits, int], nn.Module]] = {
 
 
 def points_lost(splits: Splits, seeds: Sequence[int], backend: str = "loky") -> pd.DataFrame:
-    """One row per seed and way: parameters, and test accuracy before minus after, in points (percent)."""
+    """Return a row per seed and way: parameters, and test accuracy before minus after, in points (percent)."""
     return pd.concat(jobs.for_each(partial(_of_seed, splits), seeds, backend), ignore_index=True)
 
 
@@ -56,7 +56,7 @@ def _of_seed(splits: Splits, seed: int) -> pd.DataFrame:
 
 
 def summary(rows: pd.DataFrame) -> pd.DataFrame:
-    """One row per way: most parameters, mean points lost, and the mean's 95 % t interval over the seeds."""
+    """Return a row per way: most parameters, mean points lost, and the mean's 95 % t interval over the seeds."""
     groups = rows.groupby("way", sort=False)
     table = groups.agg(parameters=("parameters", "max"), mean_lost=("lost", "mean"))
     error = groups["lost"].sem() * stats.t.ppf(0.975, groups["lost"].count() - 1)

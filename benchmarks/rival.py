@@ -30,13 +30,13 @@ N_SCORED = 2000  # training images
 
 
 def ours(baseline: nn.Module, splits: Splits, budget: int) -> nn.Module:
-    """The lowest Taylor ranks of each layer, at once."""
+    """Remove the lowest Taylor ranks of each layer, at once."""
     scored = splits.train.subset(min(N_SCORED, len(splits.train)))
     return prune(baseline, per_layer(rank(taylor(baseline, scored)), REMOVED[budget]))
 
 
 def torch_prunings(baseline: nn.Module, splits: Splits, budget: int, *, global_pruning: bool) -> nn.Module:
-    """One step at a time, with fresh gradients before each, until the budget is met; as its documentation shows it.
+    """Remove filters step by step, with new gradients before each, until the budget is met, as its docs show.
 
     ``global_pruning`` compares filters over the layers, one filter a step; else each layer loses the same share.
     """
@@ -64,7 +64,7 @@ def torch_prunings(baseline: nn.Module, splits: Splits, budget: int, *, global_p
 
 
 def _gradients(model: nn.Module, split: Split) -> None:
-    """Those of the mean loss for all weights, left in ``.grad``, where torch-pruning reads them."""
+    """Write the gradients of the mean loss to ``.grad`` of all weights, where torch-pruning reads them."""
     model.zero_grad()
     with evaluating(model):
         for images, labels in split.batches(256):
@@ -79,7 +79,7 @@ WAYS: dict[str, Callable[[nn.Module, Splits, int], nn.Module]] = {
 
 
 def points_lost(splits: Splits, seeds: Sequence[int], backend: str = "loky") -> pd.DataFrame:
-    """One row per seed, budget and way: widths, parameters, and test accuracy before minus after, in points."""
+    """Return a row per seed, budget and way: widths, parameters, and test accuracy before minus after, in points."""
     return pd.concat(jobs.for_each(partial(_of_seed, splits), seeds, backend), ignore_index=True)
 
 
@@ -96,7 +96,7 @@ def _of_seed(splits: Splits, seed: int) -> pd.DataFrame:
 
 
 def against_ours(rows: pd.DataFrame) -> pd.DataFrame:
-    """Per budget and way: mean points lost, and how many more than ours, with the 95 % t interval over the seeds."""
+    """Return per budget and way: mean points lost, and the difference to ours with its 95 % t interval."""
     lost = rows.pivot_table(index=["budget", "way"], columns="seed", values="lost", sort=False)
     more = lost - lost.xs("ours", level="way").reindex(lost.index, level="budget")
     error = more.sem(axis=1) * stats.t.ppf(0.975, lost.shape[1] - 1)

@@ -1,4 +1,4 @@
-"""What scoring costs: against a plain forward and backward pass, against images, against filters."""
+"""The time of scoring: against a plain forward and backward pass, against images, against filters."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BATCH_SIZE = 256
 
 
 def forward_backward(model: nn.Module, split: Split, batch_size: int = BATCH_SIZE) -> None:
-    """Every image's loss and its gradient for all weights, summed over the batches; in eval mode, as scoring is."""
+    """Compute the loss and its gradient for all weights, summed over the batches, in eval mode as scoring does."""
     with evaluating(model):
         for images, labels in split.batches(batch_size):
             F.cross_entropy(model(images), labels, reduction="sum").backward()
@@ -26,7 +26,7 @@ def forward_backward(model: nn.Module, split: Split, batch_size: int = BATCH_SIZ
 
 
 def against_forward_backward(model: nn.Module, split: Split, *, rounds: int) -> pd.DataFrame:
-    """Median and quartiles over the rounds of: seconds of both, and their ratio within a round."""
+    """Return the median and quartiles over the rounds: seconds of both, and their ratio within a round."""
     seconds = interleaved(
         {
             "forward_backward_s": lambda: forward_backward(model, split),
@@ -39,14 +39,14 @@ def against_forward_backward(model: nn.Module, split: Split, *, rounds: int) -> 
 
 
 def against_images(model: nn.Module, split: Split, *, sizes: list[int], rounds: int) -> pd.DataFrame:
-    """Median seconds for each number of images."""
+    """Return the median seconds for each number of images."""
     subsets = {n: split.subset(n) for n in sizes}
     seconds = interleaved({str(n): lambda s=s: taylor(model, s) for n, s in subsets.items()}, rounds)
     return pd.DataFrame({"images": sizes, "taylor_s": seconds.median().to_numpy()})
 
 
 def against_filters(split: Split, *, networks: list[tuple[int, ...]], rounds: int) -> pd.DataFrame:
-    """Median seconds for networks of these widths, and of a plain pass of each beside it."""
+    """Return the median seconds for networks of these widths, beside those of a plain pass."""
     seed_everything(0)
     models = [CNN(widths=widths) for widths in networks]
     calls = {f"taylor {i}": lambda m=model: taylor(m, split) for i, model in enumerate(models)}
@@ -58,6 +58,6 @@ def against_filters(split: Split, *, networks: list[tuple[int, ...]], rounds: in
 
 
 def slope(table: pd.DataFrame) -> tuple[float, float]:
-    """(milliseconds for each unit of the first column, R squared) of the straight line through ``taylor_s``."""
+    """Return (milliseconds per unit of the first column, R squared) of the straight line through ``taylor_s``."""
     line = linregress(table.iloc[:, 0], 1000 * table["taylor_s"])
     return float(line.slope), float(line.rvalue**2)

@@ -4,7 +4,7 @@ from cnnprune_utils.batches import Splits
 
 
 def smaller(splits: Splits, at_most: int | None) -> Splits:
-    """The same splits, each with at most so many images; None: all of them."""
+    """Return the splits with at most so many images each; None: all of them."""
     if at_most is None:
         return splits
     every = (splits.train, splits.validation, splits.test)

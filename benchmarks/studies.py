@@ -57,7 +57,7 @@ accuracy: on the 5,000 validation images, after the updates""",
 
 
 def correlations(model: nn.Module, split: Split, seed: int = 0) -> pd.DataFrame:
-    """Spearman's correlation of every criterion with the oracle, both on ``split``, over all filters and per layer.
+    """Return Spearman's correlation of every criterion with the oracle on ``split``, over all filters and per layer.
 
     Over all filters, the scores are compared as :func:`cnnprune_utils.plan.rank` normalises them. Columns:
     ``criterion``, ``layer`` ("all", or its name), ``spearman``.
@@ -75,7 +75,7 @@ def correlations(model: nn.Module, split: Split, seed: int = 0) -> pd.DataFrame:
 
 
 def ways(model: nn.Module, decide: Split, seed: int = 0) -> dict[str, Callable[[], Iterator[Plan]]]:
-    """Name -> a call that finds, on the images ``decide``, a plan for 0, 1, 2, ... filters removed.
+    """Return name -> a call that finds, on the images ``decide``, a plan for 0, 1, 2, ... filters removed.
 
     One-shot: each criterion by its name. Then Taylor scored again after each filter, greedy and a beam by closed gates,
     :func:`cnnprune_utils.choice.choose`, and every sub-network measured on the images that decide.
@@ -95,7 +95,7 @@ def ways(model: nn.Module, decide: Split, seed: int = 0) -> dict[str, Callable[[
 def landings(
     found: dict[str, Callable[[], Iterator[Plan]]], judged: pd.DataFrame, sizes: range = SIZES
 ) -> pd.DataFrame:
-    """Where the plans of each way land in ``judged``, the table of all sub-networks on images that decided nothing.
+    """Return where the plans of each way stand in ``judged``, the table of all sub-networks on other images.
 
     Columns ``way``, ``removed``, ``accuracy``, ``best`` (of all that remove as many), ``percentile`` (as
     :func:`cnnprune_utils.exhaustive.percentile`), ``seconds`` (from the start until the plan of this size was found).
@@ -109,12 +109,12 @@ def landings(
             if n in sizes:
                 landed = row_of(judged, plan)["accuracy"], best[n], percentile(judged, plan)
                 rows.append((way, n, *map(float, landed), seconds))
-            started = time.perf_counter() - seconds  # looking plans up in the table is no part of the search
+            started = time.perf_counter() - seconds  # looking plans up in the table is not part of the search
     return pd.DataFrame(rows, columns=["way", "removed", "accuracy", "best", "percentile", "seconds"])
 
 
 def shortlists(model: nn.Module, splits: Splits, n_filters: int = max(SIZES)) -> pd.DataFrame:
-    """What :func:`cnnprune_utils.loop.compress` keeps with shortlists of several lengths.
+    """Return the accuracy that :func:`cnnprune_utils.loop.compress` keeps with shortlists of several lengths.
 
     Columns: ``shortlist`` ("all" for None), ``updates``, ``removed``, ``accuracy`` (after the updates).
     """
@@ -128,9 +128,9 @@ def shortlists(model: nn.Module, splits: Splits, n_filters: int = max(SIZES)) ->
 
 @torch.no_grad()
 def beam(model: nn.Module, split: Split, width: int) -> Iterator[Plan]:
-    """The plan of lowest loss for 0, 1, 2, ... filters, among those with one filter more than the ``width`` best.
+    """Return the plan of lowest loss for 0, 1, 2, ... filters, each extending one of the ``width`` best.
 
-    Width 1 is greedy: the filter leaves without which the loss is lowest.
+    Width 1 is greedy: it removes the filter without which the loss is lowest.
     """
     widths = {layer.name: layer.out_channels for layer in prunable_layers(model)}
     plans = [Plan({})]
@@ -141,7 +141,7 @@ def beam(model: nn.Module, split: Split, width: int) -> Iterator[Plan]:
 
 
 def _one_more(plan: Plan, widths: dict[str, int]) -> Iterator[Plan]:
-    """Every plan that removes one filter more, and empties no layer."""
+    """Return every plan that removes one filter more, and empties no layer."""
     for name, n in widths.items():
         gone = plan.remove.get(name, ())
         if len(gone) < n - 1:
@@ -166,7 +166,7 @@ def _criteria(seed: int) -> dict[str, Callable[..., Scores]]:
 
 
 def trained(splits: Splits, seed: int, folder: Path | None) -> nn.Module:
-    """Chapter 1's network for this seed; kept in ``folder``, and read from there if it is there already."""
+    """Return chapter 1's network for this seed, read from ``folder`` if it was kept there."""
     path = folder / f"{seed}.safetensors" if folder else None
     if path and path.exists():
         return load_model(path).to(splits.train.inputs.device)
@@ -178,7 +178,7 @@ def trained(splits: Splits, seed: int, folder: Path | None) -> nn.Module:
 
 
 def write(table: pd.DataFrame, path: Path, settings: str) -> None:
-    """The table as CSV, behind lines that start with # and say how it was made."""
+    """Write the table as CSV, below lines that start with # and say how it was made."""
     versions = f"Python {platform.python_version()}, PyTorch {torch.__version__}, 1 thread"
     lines = ["python -m benchmarks.studies", versions, *settings.splitlines()]
     path.parent.mkdir(parents=True, exist_ok=True)

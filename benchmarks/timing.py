@@ -12,14 +12,14 @@ T = TypeVar("T")
 
 
 def timed(call: Callable[[], T]) -> tuple[T, float]:
-    """What the call returns, and how many seconds it took."""
+    """Return the result of the call, and its seconds."""
     start = time.perf_counter()
     result = call()
     return result, time.perf_counter() - start
 
 
 def interleaved(calls: Mapping[str, Callable[[], object]], rounds: int) -> pd.DataFrame:
-    """Seconds of each call: a row per round, a column per call; one more round before them warms up and is dropped.
+    """Return the seconds of each call, a row per round and a column per call, after a round to warm up.
 
     Every round makes each call in turn, so that whatever slows the machine down meets all of them.
     """

@@ -1,4 +1,4 @@
-"""The usual recipe, which the book's own is measured against.
+"""The usual recipe, to which the book's is compared.
 
 torchvision's Fashion-MNIST with ToTensor through a DataLoader, batches of 32, Adam at 1e-3: 10 epochs, a pass that
 scores, 1 of 2, 2 of 4 and 5 of 8 filters removed, 10 epochs more. It scores ``mean |activation * gradient|`` over
@@ -32,7 +32,7 @@ Loader: TypeAlias = Iterable[tuple[Tensor, Tensor]]
 
 
 def loaders(root: Path, at_most: int | None = None) -> tuple[Loader, Loader]:
-    """The training and the test images from the files in ``root``, decoded one by one; the first of each only."""
+    """Return the training and test images from the files in ``root``, decoded one by one; the first of each only."""
     train, test = (FashionMNIST(root, train=part, transform=ToTensor()) for part in (True, False))
     if at_most is not None:
         train, test = (Subset(images, range(min(at_most, len(images)))) for images in (train, test))
@@ -53,14 +53,14 @@ def train_epoch(model: nn.Module, loader: Loader, optimizer: torch.optim.Optimiz
 
 @torch.no_grad()
 def accuracy(model: nn.Module, loader: Loader) -> float:
-    """The mean of the batches' accuracies."""
+    """Return the mean of the batches' accuracies."""
     model.eval()
     means = [(model(images).argmax(1) == labels).float().mean() for images, labels in loader]
     return torch.stack(means).mean().item()
 
 
 def make_plan(model: CNN, loader: Loader) -> Plan:
-    """The 1, 2 and 5 filters of the lowest scores; a pass of forward and backward over the training images."""
+    """Return the plan of the 1, 2 and 5 lowest scores; a pass of forward and backward over the training images."""
     maps: dict[str, Tensor] = {}
 
     def keep(name: str, output: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Execute the chapters, and build the book's web pages from what the runs gave.
+"""Execute the chapters, and build the book's web pages from their outputs.
 
     python site/build.py     into build/book
 
@@ -24,15 +24,15 @@ EXECUTED = ROOT / "build" / "executed"
 
 
 def is_current(result: Path, sources: Iterable[Path]) -> bool:
-    """Whether the result exists and is newer than everything it was made from."""
+    """Return whether the result exists and is newer than all of its sources."""
     return result.exists() and all(source.stat().st_mtime < result.stat().st_mtime for source in sources)
 
 
 def run_chapter(source: Path, result: Path) -> str:
-    """Execute one chapter and keep its notebook. Returns what the run took, in words.
+    """Execute one chapter, keep its notebook, and return its time and number of figures, in words.
 
     Raises:
-        NotebookFailed: names the cell and the error. What an earlier run left is removed: it is not this chapter's.
+        NotebookFailed: names the cell and the error. The result of an earlier run is removed.
     """
     start = time.perf_counter()
     try:

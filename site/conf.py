@@ -1,4 +1,4 @@
-"""How Sphinx makes the book's web pages. `make html` and `make book` call it, through site/pages.py."""
+"""Configuration of Sphinx for the book's web pages. `make html` and `make book` use it, through site/pages.py."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ extensions = [
 exclude_patterns = ["_*"]
 nitpicky = False
 
-# Notebooks are shown with the outputs that they hold. Executing them is the business of site/execute.py.
+# Notebooks are shown with their stored outputs; site/execute.py executes them.
 nb_execution_mode = "off"
 nb_ipywidgets_js: dict[str, object] = {}  # the default loads scripts from elsewhere
 nb_render_text_lexer = "none"

@@ -68,7 +68,7 @@ fi
 echo "Environment: installing into $venv; PyTorch is large, this can take minutes ..."
 # shellcheck disable=SC2086 # the flags are words
 "$venv/bin/python" -m pip install $flags --editable ".[book,command,test]" ||
-    fail "pip could not install the requirements; its message is above. The same command goes on from here."
+    fail "pip could not install the requirements; its message is above. The same command continues from here."
 missing=$("$venv/bin/python" site/missing.py)
 [ -z "$missing" ] || fail "$venv still lacks: $(echo $missing)"
 browser

@@ -29,10 +29,10 @@ from cnnprune_utils.files import write
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
 SECONDS_PER_CELL = 900
-INTERRUPTED = 130  # the exit code of a program that Ctrl-C or a polite kill has ended
+INTERRUPTED = 130  # the exit code after Ctrl-C or SIGTERM
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
-# Which Python ran a notebook is no part of it: it would change with every reader.
+# The Python that ran a notebook is not stored: it would change with every reader.
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
@@ -40,7 +40,7 @@ METADATA = {
 
 
 class ThisPython(KernelSpecManager):
-    """Finds one kernel, whatever its name: the Python that runs this file. The user's own kernels play no part."""
+    """Finds the Python that runs this file, whatever the name of the kernel; the user's kernels are ignored."""
 
     def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
         return KernelSpec(resource_dir=RESOURCES, **get_kernel_dict())
@@ -55,13 +55,13 @@ class ThisPythonManager(AsyncKernelManager):
 
 
 class StoppableClient(NotebookClient):
-    """Ctrl-C or a polite kill ends the kernel and the run. nbclient ends the kernel, and calls that a failure."""
+    """Ends the kernel and the run on Ctrl-C or SIGTERM; nbclient ends the kernel only, and reports a failure."""
 
     stopped = False
 
     def stop(self, task: asyncio.Task[Any]) -> None:
         self.stopped = True
-        self.shutdown_kernel = "immediate"  # a kernel that computes does not hear a polite one
+        self.shutdown_kernel = "immediate"  # a kernel that computes does not answer a request to stop
         task.cancel()
 
     async def async_start_new_kernel(self, **kwargs: Any) -> None:
@@ -74,16 +74,16 @@ class StoppableClient(NotebookClient):
 
 
 class NotebookFailed(Exception):
-    """A cell raised, took too long, or killed its kernel. The message says which cell and why."""
+    """A cell raised, took too long, or killed its kernel. The message names the cell and the reason."""
 
 
 def listen() -> None:
-    """A polite kill (SIGTERM) ends this program as Ctrl-C does: with KeyboardInterrupt, so that no child is left."""
+    """Make SIGTERM end this program as Ctrl-C does: with KeyboardInterrupt, so that no child process is left."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def without_widgets(notebook: NotebookNode) -> None:
-    """Leave of a widget its text: without a kernel it answers nobody, and its number is another one on each run."""
+    """Replace widgets by their text: they do not work without a kernel, and their ids differ in each run."""
     notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
@@ -91,7 +91,7 @@ def without_widgets(notebook: NotebookNode) -> None:
 
 
 def prepare_environment() -> None:
-    """Set what every kernel inherits: this checkout's package, no progress bars, figures drawn into the notebook."""
+    """Set the variables that kernels inherit: this checkout's package, no progress bars, figures in the notebook."""
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     os.environ["TQDM_DISABLE"] = "1"
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in conftest.py: fast on a busy machine, too
@@ -99,11 +99,11 @@ def prepare_environment() -> None:
 
 
 def execute(path: Path) -> NotebookNode:
-    """The notebook with the outputs of a clean run, its cells counted from 1.
+    """Return the notebook with the outputs of a clean run, its cells counted from 1.
 
     Raises:
         NotebookFailed: names the cell, by its count, and the error.
-        KeyboardInterrupt: Ctrl-C, or a polite kill; the kernel is gone.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; the kernel has ended.
     """
     notebook: NotebookNode = nbformat.read(path, as_version=4)
     started: list[NotebookNode] = []
@@ -111,7 +111,7 @@ def execute(path: Path) -> NotebookNode:
         notebook,
         timeout=SECONDS_PER_CELL,
         kernel_manager_class=ThisPythonManager,
-        extra_arguments=["--log-level=ERROR"],  # it would warn of its own unencrypted connection to this very machine
+        extra_arguments=["--log-level=ERROR"],  # it would warn of its unencrypted connection to this machine
         resources={"metadata": {"path": str(path.parent)}},
         on_cell_execute=lambda cell, cell_index: started.append(cell),
         coalesce_streams=True,
@@ -119,7 +119,7 @@ def execute(path: Path) -> NotebookNode:
     )
     try:
         client.execute()
-    except BaseException as error:  # a time limit, a dead kernel: nbclient has many, and none may stop the others
+    except BaseException as error:  # a time limit, a dead kernel, ...: none may stop the other notebooks
         if client.stopped:
             raise KeyboardInterrupt from error
         if not isinstance(error, Exception):
@@ -128,7 +128,7 @@ def execute(path: Path) -> NotebookNode:
             raise NotebookFailed(f"cell [{len(started)}]: {error.ename}: {error.evalue}".rstrip(": ")) from error
         raise NotebookFailed(f"cell [{len(started)}]: {type(error).__name__}: {error}") from error
     finally:
-        listen()  # nbclient leaves no handler
+        listen()  # nbclient removes the handlers
     notebook.metadata = nbformat.from_dict(METADATA)
     without_widgets(notebook)
     return notebook

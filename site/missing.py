@@ -1,6 +1,6 @@
-"""Print the requirements of pyproject.toml that this Python's environment does not meet, one a line.
+"""Print the requirements of pyproject.toml that this Python's environment does not meet, one per line.
 
-It reads what the installed packages say of themselves and imports none of them, so it takes a moment only.
+It reads the metadata of the installed packages and imports none of them, so it is fast.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ PYPROJECT = Path(__file__).resolve().parents[1] / "pyproject.toml"
 
 
 def missing() -> list[str]:
-    """The unmet requirements of the package, its book, its command and its tests; the package itself is one."""
+    """Return the unmet requirements of the package, its book, its command and its tests, including the package."""
     project = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
     wanted = [*project["dependencies"], *extras["book"], *extras["command"], *extras["test"], project["name"]]

@@ -1,9 +1,9 @@
-"""Build the book's web pages from notebooks and the outputs that they hold.
+"""Build the book's web pages from the notebooks and their stored outputs.
 
     python site/pages.py     into build/html; nothing is executed
 
-Every warning is an error: the pages that were there stay, and the exit code is 1. When nothing has changed since the
-last time, nothing is done.
+Every warning is an error: the old pages stay, and the exit code is 1. If nothing has changed since the last build,
+nothing is done.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,6 +22,7 @@ import nbformat
 from execute import INTERRUPTED, NOTEBOOKS, ROOT, WIDGET, listen, without_widgets
 from nbformat import NotebookNode
 
+from cnnprune_utils.book.chapters import chapters_in
 from cnnprune_utils.files import fingerprint, write
 
 SITE = ROOT / "site"
@@ -32,6 +33,13 @@ MODULE = """{module}
 .. automodule:: cnnprune_utils.{module}
    :members:
 """
+TOCTREE = """
+```{{toctree}}
+{options}
+
+{pages}
+```
+"""
 FAILED = """# {title}
 
 This chapter did not run to its end:
@@ -40,16 +48,16 @@ This chapter did not run to its end:
 {error}
 {fence}
 
-Mend it, and build the book again.
+Fix it, and build the book again.
 """
 
 
 class PagesFailed(Exception):
-    """Sphinx reported something. The message is its report."""
+    """Sphinx reported a warning or an error. The message is its report."""
 
 
 def opening(notebook: NotebookNode) -> tuple[str, str]:
-    """The title of a notebook and the paragraph below it, both in Markdown."""
+    """Return the title of a notebook and the paragraph below it, both in Markdown."""
     paragraphs = [part.strip() for part in notebook.cells[0].source.split("\n\n") if part.strip()] + ["", ""]
     title, _, rest = paragraphs[0].partition("\n")
     promise = rest.strip() or paragraphs[1]
@@ -57,13 +65,18 @@ def opening(notebook: NotebookNode) -> tuple[str, str]:
 
 
 def entry(notebook: Path) -> str:
-    """One chapter in the list on the first page: its title, as a link, and its promise."""
+    """Return the entry of a chapter on the first page: its title, as a link, and its promise."""
     title, promise = opening(nbformat.read(notebook, as_version=4))
     return f"**[{title}]({notebook.name})**\n: {' '.join(promise.split()).strip('*') or title}\n"
 
 
+def toctree(pages: Iterable[str], *options: str) -> str:
+    """Return the directive that adds these pages to the navigation, in this order."""
+    return TOCTREE.format(options="\n".join(options), pages="\n".join(pages))
+
+
 def modules() -> list[str]:
-    """The names of the package's modules, the book's included; the board is one page, the command has its own."""
+    """Return the names of the modules that get a page: the package's and the book's, and the board as one."""
     files = [path.stem for path in ROOT.glob("cnnprune_utils/[!_]*.py")]
     book = [f"book.{path.stem}" for path in ROOT.glob("cnnprune_utils/book/[!_]*.py")]
     folders = [path.parent.name for path in ROOT.glob("cnnprune_utils/*/__init__.py")]
@@ -71,7 +84,7 @@ def modules() -> list[str]:
 
 
 def copy_notebook(notebook: Path, to: Path) -> None:
-    """Copy a notebook, and of a widget that JupyterLab stored only its text. Without one no byte changes."""
+    """Copy a notebook, with the text in place of widgets that JupyterLab stored. Without widgets it is unchanged."""
     content = notebook.read_bytes()
     if WIDGET.encode() in content:
         without = nbformat.reads(content.decode(), as_version=4)
@@ -81,12 +94,12 @@ def copy_notebook(notebook: Path, to: Path) -> None:
 
 
 def gather(chapters: Mapping[str, Path], source: Path, failed: Mapping[str, str]) -> None:
-    """Lay out what Sphinx reads: the pages of site/, the chapters, their solutions, a page for each module.
+    """Fill the source folder of Sphinx: the pages of site/, the chapters, their solutions, a page per module.
 
     Args:
-        chapters: the notebook that stands for each chapter, by its name.
-        source: the folder to fill; what it held is removed.
-        failed: what to say instead of a chapter, by its name.
+        chapters: name -> notebook of each chapter.
+        source: the folder to fill; its content is removed first.
+        failed: name -> error of each chapter that failed, shown in its place.
     """
     shutil.rmtree(source, ignore_errors=True)
     shutil.copytree(SITE, source, ignore=shutil.ignore_patterns("*.py", "*.sh", "extensions", "_*", ".*"))
@@ -100,9 +113,11 @@ def gather(chapters: Mapping[str, Path], source: Path, failed: Mapping[str, str]
             write(source / f"{name}.md", FAILED.format(title=title, error=failed[name], fence=fence))
         else:
             copy_notebook(notebook, source / f"{name}.ipynb")
-    write(source / "_chapters.md", "\n".join(entries))
-    for notebook in NOTEBOOKS.glob("solutions/*.ipynb"):
+    write(source / "_chapters.md", "\n".join([*entries, toctree(chapters, ":caption: Chapters", ":hidden:")]))
+    solutions = chapters_in(NOTEBOOKS / "solutions")
+    for notebook in solutions:
         copy_notebook(notebook, source / "solutions" / notebook.name)
+    write(source / "_solutions.md", toctree([notebook.stem for notebook in solutions], ":titlesonly:"))
     for module in modules():
         write(source / "api" / f"{module}.rst", MODULE.format(module=module, line="=" * len(module)))
     for picture in ROOT.glob("data/*.png"):
@@ -110,7 +125,7 @@ def gather(chapters: Mapping[str, Path], source: Path, failed: Mapping[str, str]
 
 
 def made_of(source: Path) -> Iterator[str | bytes]:
-    """Everything that the pages are made from: the gathered files, the site's own, the package, the tools' versions."""
+    """Yield all sources of the pages: the gathered files, the site's own, the package, the tools' versions."""
     yield repr([os.environ.get("REPOSITORY"), *map(version, TOOLS)])
     folders = [(source, "*"), (SITE, "*"), (ROOT / "cnnprune_utils", "*"), (ROOT, "CITATION.cff")]
     for folder, pattern in folders:
@@ -124,7 +139,7 @@ def run_sphinx(source: Path, into: Path, doctrees: Path, *, strict: bool) -> Non
     """Build all pages.
 
     Raises:
-        PagesFailed: with the warnings, each of which is an error when ``strict``.
+        PagesFailed: Sphinx failed; with ``strict``, also for a warning.
     """
     command = [sys.executable, "-m", "sphinx", "--builder", "html", "--fresh-env", "--quiet", "--jobs", "1"]
     command += ["--conf-dir", str(SITE), "--doctree-dir", str(doctrees), *(["--fail-on-warning"] if strict else [])]
@@ -136,10 +151,10 @@ def run_sphinx(source: Path, into: Path, doctrees: Path, *, strict: bool) -> Non
 
 
 def build(chapters: Mapping[str, Path], into: Path, failed: Mapping[str, str]) -> bool:
-    """Build the site into a folder, which holds all of it or stays as it was. Returns False if it was up to date.
+    """Build the site into a folder, whole or not at all. Return False if it was up to date.
 
     Raises:
-        PagesFailed: Sphinx reported something, or the folder is a link: what it leads to may be anybody's.
+        PagesFailed: Sphinx reported a warning or an error, or the folder is a link, which is not followed.
     """
     if into.is_symlink():
         raise PagesFailed(f"{into} is a link, and pages replace folders only: remove it.")
@@ -161,8 +176,8 @@ def build(chapters: Mapping[str, Path], into: Path, failed: Mapping[str, str]) -
 
 
 def chapters_of(folder: Path) -> dict[str, Path]:
-    """The chapters in a folder and the appendix, by their names, in the order of the book."""
-    return {path.stem: path for path in [*sorted(folder.glob("0*.ipynb")), *sorted(folder.glob("appendix_*.ipynb"))]}
+    """Return name -> notebook of the chapters and appendices in a folder, in the order of the book."""
+    return {path.stem: path for path in [*chapters_in(folder), *sorted(folder.glob("appendix_*.ipynb"))]}
 
 
 def main(into: Path) -> int:

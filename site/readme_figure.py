@@ -7,12 +7,14 @@ from pathlib import Path
 
 import nbformat
 
+from cnnprune_utils.files import write
+
 ROOT = Path(__file__).resolve().parent.parent
 FIGURE = ROOT / "data" / "accuracy_against_removed.png"
 
 
 def last_picture(notebook: Path) -> bytes:
-    """The last PNG among the notebook's stored outputs.
+    """Return the last PNG among the notebook's stored outputs.
 
     Raises:
         ValueError: there is none: the notebook was stored without outputs.
@@ -26,4 +28,4 @@ def last_picture(notebook: Path) -> bytes:
 
 
 if __name__ == "__main__":
-    FIGURE.write_bytes(last_picture(ROOT / "notebooks" / "04_prune.ipynb"))
+    write(FIGURE, last_picture(ROOT / "notebooks" / "04_prune.ipynb"))

@@ -54,10 +54,10 @@ def strides(kept: Sequence[int], n: int, times: int) -> list[int]:
 
 
 class Known(nn.Module):
-    """A network that knows what can leave it.
+    """A network that knows which filters can be removed.
 
     Attributes:
-        layers: width -> all producers of the layer. Widths that are not here cannot leave.
+        layers: width -> all producers of the layer. Other widths cannot be removed.
         stays: convolution -> a pattern that the reason for its stay contains.
         may_stay: widths that a package may refuse, with a reason; where it does not, it must be right.
         reads_what_it_writes: forward reads a weight along the dimension that its module writes, without a bias.
@@ -94,7 +94,7 @@ def build(kind: type[Known], seed: int, smallest: int = 2) -> Known:
 
 
 def some_filters(model: Known, seed: int) -> dict[str, list[int]]:
-    """Width -> indices that stay: of each layer at least one stays, and at least one leaves if there are two."""
+    """Width -> indices that stay: in each layer at least one stays, and at least one of two is removed."""
     draw = random.Random(seed)
     return {
         name: sorted(draw.sample(range(n), draw.randint(1, max(n - 1, 1)))) if name in model.layers else list(range(n))
@@ -138,7 +138,7 @@ def by_hand(model: Known, kept: Mapping[str, list[int]]) -> Known:
 
 
 def readers_closed(model: Known, kept: Mapping[str, list[int]]) -> Known:
-    """The whole network, with zeros where the weights of layers read filters that leave: gates closed, by hand."""
+    """Return the whole network, with zeros where layers read removed filters: gates closed, by hand."""
     closed = copy.deepcopy(model)
     for name, dims in resolved(model, model.table(**kept)).items():
         module = closed.get_submodule(name.rpartition(".")[0])
@@ -290,7 +290,7 @@ class Pyramids(Known):
 
 
 class Groups(Known):
-    """Filters at the same place of each group leave together, before the grouped convolution and behind it."""
+    """Filters at the same place of each group are removed together, before the grouped convolution and behind it."""
 
     layers: ClassVar = {"a": ("a",), "b": ("b",)}
 
@@ -334,7 +334,7 @@ class TransposedGroups(Known):
 
 
 class Bottleneck(Known):
-    """A residual block around a grouped convolution: the maps that meet leave together, also through the groups."""
+    """A residual block around a grouped convolution: maps that meet are removed together, also through groups."""
 
     layers: ClassVar = {"a": ("a", "d"), "b": ("b",), "c": ("c",)}
 
@@ -499,7 +499,7 @@ class Siamese(Known):
 
 
 class SharedHead(Known):
-    """A feature pyramid: one head reads the maps of two producers, which therefore leave together."""
+    """A feature pyramid: one head reads the maps of two producers, which are therefore removed together."""
 
     layers: ClassVar = {"a": ("a",), "b": ("b",), "p": ("p", "q"), "h": ("h",)}
     shape: ClassVar = (2, 8, 8)
@@ -734,7 +734,7 @@ class ShuffleUnit(Known):
 
 
 class PixelShuffle(Known):
-    """Four filters in a row make the pixels of one map, and leave together."""
+    """Four filters in a row make the pixels of one map, and are removed together."""
 
     layers: ClassVar = {"a": ("a",)}
     may_stay: ClassVar = ("a",)
@@ -933,7 +933,7 @@ class LayerScale(Known):
 
 
 class OneGateForAll(Known):
-    """A map of one channel multiplies all: they leave one by one, and it stays."""
+    """A map of one channel multiplies all: they are removed one by one, and it stays."""
 
     layers: ClassVar = {"a": ("a",), "b": ("b",)}
     stays: ClassVar = {"where": ""}
@@ -1227,7 +1227,7 @@ class HeadInTraining(Known):
 
 
 class NormOverChannels(Known):
-    """ConvNeXt's block: without a channel the statistics of the others change, so none can leave before the norm."""
+    """ConvNeXt's block: without a channel the statistics of the others change, so none is removed before the norm."""
 
     layers: ClassVar = {"b": ("b",)}
     stays: ClassVar = {"a": "norm"}

@@ -2,8 +2,8 @@
 
 ``networks()`` draws a graph: convolutions, and between them any order of BatchNorm, activations, pooling, dropout and
 depthwise convolutions, as modules, functions and methods; forks, residual adds, cats, groups; one or two heads behind
-flatten, view, mean or adaptive pooling. Each network knows what can leave it: ``prunable``, each layer's producers, and
-``widths``, how many filters of each can be removed one by one.
+flatten, view, mean or adaptive pooling. Each network knows what can be removed: ``prunable``, each layer's producers,
+and ``widths``, how many filters of each can be removed one by one.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ class Net(nn.Module):
 class _Builder:
     """Adds steps to a network. A value is the number of a step's result; ``channels`` says who makes its channels.
 
-    Each filter has a number, and 0 is nobody. Filters that can only leave together point to each other in ``parent``.
+    Each filter has a number, and 0 is nobody. Filters that are only removed together point to each other in ``parent``.
     """
 
     def __init__(self, draw: st.DrawFn) -> None:
@@ -175,7 +175,7 @@ class _Builder:
         return filter_
 
     def together(self, a: list[int], b: list[int]) -> list[int]:
-        """Number by number. What meets nobody's number cannot leave."""
+        """Number by number. What meets nobody's number cannot be removed."""
         for one, other in zip(a, b, strict=True):
             if one and other:
                 low, high = sorted((self.root(one), self.root(other)))
@@ -230,7 +230,7 @@ class _Builder:
             written = list(range(len(self.parent), len(self.parent) + out))
             self.parent += written
             self.filters[name] = written
-            for group in range(1, groups):  # the same place of each group leaves together
+            for group in range(1, groups):  # the same place of each group is removed together
                 for all_, size in ((read, channels // groups), (written, out // groups)):
                     self.together(all_[:size], all_[group * size : (group + 1) * size])
         return self.module(conv, v, (out, height, width), written)
@@ -355,7 +355,7 @@ def networks(draw: st.DrawFn) -> RandomNetwork:
 
 @st.composite
 def networks_with_plans(draw: st.DrawFn) -> tuple[RandomNetwork, Plan]:
-    """A random network, and a plan that leaves at least one filter in each of its layers."""
+    """Return a random network, and a plan that keeps at least one filter in each of its layers."""
     net = draw(networks())
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32 - 1)))
     remove = {}
@@ -367,7 +367,7 @@ def networks_with_plans(draw: st.DrawFn) -> tuple[RandomNetwork, Plan]:
 
 
 def randomize(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Draw every number of a model anew, in place, so that nothing is 0 or 1 by default; freeze every fifth tensor."""
+    """Draw every number of a model again, in place, so that nothing is 0 or 1 by default; freeze every fifth tensor."""
     generator = torch.Generator().manual_seed(seed)
 
     def normal(like: Tensor) -> Tensor:

@@ -77,29 +77,29 @@ EXCEPTION = {("saving", "book.cnn")}
 
 
 @pytest.mark.parametrize("module", ORDER)
-def test_a_module_imports_only_from_those_above_it(module: str) -> None:
+def test_modules_import_only_from_above(module: str) -> None:
     below = imports(module) - set(ORDER[: ORDER.index(module)])
     assert {(module, name) for name in below} <= EXCEPTION
 
 
-def test_the_core_does_without_book_board_and_command() -> None:
+def test_the_core_knows_nothing_of_the_book() -> None:
     core = [module for module in ORDER if "." not in module]
     assert {(module, name) for module in core for name in imports(module) if "." in name} == EXCEPTION
 
 
-def test_the_lazy_import_of_the_book_stands_in_a_function() -> None:
+def test_the_exception_is_inside_a_function() -> None:
     top = ast.parse(text("cnnprune_utils/saving.py")).body
     assert not any(isinstance(node, ast.ImportFrom) and node.module == "book.cnn" for node in top)
 
 
-def test_board_and_command_do_not_import_each_other() -> None:
+def test_board_and_command_are_independent() -> None:
     for module in ORDER:
         other = {"board": "command", "command": "board"}.get(module.partition(".")[0])
         assert not {name for name in imports(module) if name.partition(".")[0] == other}
 
 
-def test_imports_in_functions_of_a_folder_are_seen() -> None:
-    assert {"saving", "book.cnn", "command.folder", "command.pictures"} <= imports("command.cli")
+def test_imports_inside_functions_count() -> None:
+    assert {"saving", "book.cnn", "command.folder", "command.predictions"} <= imports("command.cli")
 
 
 @pytest.mark.parametrize("page", ["ARCHITECTURE.md", "CONTRIBUTING.md"])

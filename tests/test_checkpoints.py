@@ -24,20 +24,20 @@ def test_chapter_1_trains_as_the_recipe_does() -> None:
     assert f"fit(model, splits, epochs={recipe.TRAIN_EPOCHS}, learning_rate=1e-2)" in source("01_train")
 
 
-def test_chapter_5_fine_tunes_and_controls_as_the_recipe_does() -> None:
+def test_chapter_5_follows_the_recipe() -> None:
     calls = source("05_fine_tune")
     assert f"fit(tuned, splits, epochs={recipe.TUNE_EPOCHS}, learning_rate=1e-2)" in calls
     assert f"fit(scratch, splits, epochs={recipe.TRAIN_EPOCHS + recipe.TUNE_EPOCHS}, learning_rate=1e-2)" in calls
 
 
-def test_the_plan_of_the_baseline_is_the_one_that_the_chapters_show(splits: Splits) -> None:
+def test_the_baseline_gives_the_chapters_plan(splits: Splits) -> None:
     baseline = checkpoint("baseline")
     plan = recipe.make_plan(baseline, splits)
     assert dict(plan.remove) == {"network.0": (0,), "network.2": (2, 3), "network.4": (0, 1, 2, 4, 5)}
 
 
 @pytest.mark.parametrize(("name", "widths"), [("baseline", (2, 4, 8)), ("tuned", (1, 2, 3)), ("scratch", (1, 2, 3))])
-def test_a_checkpoint_has_its_widths_and_is_trained(splits: Splits, name: str, widths: tuple[int, ...]) -> None:
+def test_checkpoints_are_trained(splits: Splits, name: str, widths: tuple[int, ...]) -> None:
     model = checkpoint(name)
     assert model.widths == widths
     assert evaluate(model, splits.validation).accuracy > 0.88
@@ -47,7 +47,7 @@ def test_a_checkpoint_has_its_widths_and_is_trained(splits: Splits, name: str, w
     ("name", "epochs"),
     [("baseline", recipe.TRAIN_EPOCHS), ("scratch", recipe.TRAIN_EPOCHS + recipe.TUNE_EPOCHS)],
 )
-def test_a_committed_history_ends_at_its_committed_model(splits: Splits, name: str, epochs: int) -> None:
+def test_a_history_ends_at_its_checkpoint(splits: Splits, name: str, epochs: int) -> None:
     rows, model = training_history(name), checkpoint(name)
     assert rows["epoch"].tolist() == list(range(epochs + 1))
     assert rows["validation_accuracy"].iloc[-1] == pytest.approx(evaluate(model, splits.validation).accuracy)

@@ -53,11 +53,11 @@ Non-trainable params: 0
 PLAN = Plan({"network.0": (1,), "network.2": (0, 3), "network.4": (0, 1, 2, 5, 6)})  # 1 of 2, 2 of 4, 5 of 8
 
 
-def test_the_summary_before_pruning_is_the_published_table() -> None:
+def test_summary_before_pruning() -> None:
     assert str(torchinfo.summary(CNN(), verbose=0)) == BEFORE
 
 
-def test_the_summary_after_pruning_is_the_published_table() -> None:
+def test_summary_after_pruning() -> None:
     assert str(torchinfo.summary(CNN((1, 2, 3)), verbose=0)) == AFTER
     assert str(torchinfo.summary(prune(CNN(), PLAN), verbose=0)) == AFTER
 
@@ -70,9 +70,7 @@ def test_the_summary_after_pruning_is_the_published_table() -> None:
         ((1, 2, 3, 4), {"image_size": (6, 11), "n_classes": 2}, (1, 6, 11)),
     ],
 )
-def test_a_cnn_says_how_it_was_built_and_computes_that(
-    widths: tuple[int, ...], options: dict[str, Any], shape: tuple[int, ...]
-) -> None:
+def test_a_cnn_knows_how_it_was_built(widths: tuple[int, ...], options: dict[str, Any], shape: tuple[int, ...]) -> None:
     model = CNN(widths, **options)
     built = {"in_channels": 1, "image_size": 28, "n_classes": 10} | options
     assert model.widths == widths

@@ -47,7 +47,7 @@ class Interrupted(BaseException):
 
 
 class Recorder(Observer):
-    """What an observer hears; and the process ends once it hears ``fatal``."""
+    """Records the calls of an observer, and ends the process at ``fatal``."""
 
     def __init__(self, fatal: tuple[Any, ...] | None = None) -> None:
         self.heard: list[tuple[Any, ...]] = []
@@ -120,7 +120,7 @@ def go(small: Splits, tmp_path: Path) -> Go:
 
 @pytest.fixture(scope="module")
 def in_one_go(small: Splits, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, bytes]]:
-    """What a run that nothing ends leaves, with these changes."""
+    """Return the folder of an uninterrupted run, with these changes."""
 
     @cache
     def of(values: str) -> dict[str, bytes]:
@@ -181,7 +181,7 @@ def test_the_usual_plan_gives_the_usual_tables(go: Go) -> None:
 
 
 @pytest.mark.parametrize("size", ["parameters", "macs"])
-def test_one_shot_to_a_size_removes_as_few_of_the_lowest_ranks_as_will_do(size: str, go: Go, small: Splits) -> None:
+def test_one_shot_to_a_size_removes_the_fewest(size: str, go: Go, small: Splits) -> None:
     def of(model: nn.Module) -> int:
         return parameters(model) if size == "parameters" else macs(model, small.test.inputs)
 
@@ -196,14 +196,14 @@ def test_one_shot_to_a_size_removes_as_few_of_the_lowest_ranks_as_will_do(size: 
     assert of(prune(baseline, lowest(table(folder, "ranks"), plan.n_filters - 1))) > limit
 
 
-def test_the_loop_removes_step_by_step_and_keeps_its_history(go: Go) -> None:
+def test_the_loop_keeps_its_history(go: Go) -> None:
     folder = go(LOOP, steps=("train", "score", "prune"))
     assert table(folder, "loop")["removed"].tolist() == [0, 1, 2, 3, 4]
     assert table(folder, "removed")["removed"].sum() == 4
     assert not folder.unfinished("prune").exists()
 
 
-def test_a_target_that_the_loop_misses_is_an_error_that_says_how_close_it_came(go: Go) -> None:
+def test_a_missed_target_says_how_close_it_came(go: Go) -> None:
     with pytest.raises(ValueError, match=r"the closest is .* which loses .*Allow more points, or more updates$"):
         go(
             LOOP,
@@ -216,7 +216,7 @@ def test_a_target_that_the_loop_misses_is_an_error_that_says_how_close_it_came(g
 
 
 @pytest.mark.parametrize(("size", "smallest"), [("parameters", 7880), ("macs", 29008)])
-def test_a_size_that_no_plan_reaches_is_refused_before_anything_is_trained(size: str, smallest: int) -> None:
+def test_an_impossible_size_is_refused_at_once(size: str, smallest: int) -> None:
     def settings(limit: int) -> Any:
         return from_mapping({"pruning": {"remove": None, size: limit}})
 
@@ -225,17 +225,17 @@ def test_a_size_that_no_plan_reaches_is_refused_before_anything_is_trained(size:
         check(settings(smallest - 1))
 
 
-def test_the_images_are_those_that_the_settings_ask_for(splits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_choose_the_images(splits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(work, "load_fashion_mnist", lambda root, validation: splits)
     loaded = load_data(from_mapping({"data": {"train": 70}}).data, seed=4)
     assert torch.equal(loaded.train.inputs.cpu(), splits.train.subset(70, 4).inputs)
     assert len(loaded.validation) == len(splits.validation)
 
 
-# done, ended in the middle, done anew
+# done, interrupted, redone
 
 
-def test_a_step_that_is_done_is_not_done_again_but_told_again(go: Go) -> None:
+def test_a_done_step_is_only_reported(go: Go) -> None:
     first, second = Recorder(), Recorder()
     folder = go(observer=first)
     before = {path: path.stat().st_mtime_ns for name in STEPS for path in folder.files(name)}
@@ -265,9 +265,7 @@ def test_a_step_that_is_done_is_not_done_again_but_told_again(go: Go) -> None:
     ],
     ids=str,
 )
-def test_ended_anywhere_a_run_goes_on_to_the_same_result_bit_for_bit(
-    fatal: Any, changes: Any, go: Go, in_one_go: Any
-) -> None:
+def test_a_resumed_run_gives_the_same_bits(fatal: Any, changes: Any, go: Go, in_one_go: Any) -> None:
     with pytest.raises(Interrupted):
         go(changes, observer=Recorder(fatal))
     torch.manual_seed(99)  # another process: its generators stand elsewhere
@@ -275,9 +273,7 @@ def test_ended_anywhere_a_run_goes_on_to_the_same_result_bit_for_bit(
 
 
 @pytest.mark.parametrize("step", ["baseline", "pruned", "finetuned"])
-def test_ended_between_the_files_of_a_step_a_run_goes_on(
-    step: str, go: Go, in_one_go: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_resumes_between_two_files(step: str, go: Go, in_one_go: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The network is written, and what belongs to it is not."""
 
     def save_and_end(model: nn.Module, path: Path) -> None:
@@ -299,24 +295,24 @@ def test_what_a_killed_write_left_is_cleared_away(go: Go) -> None:
     assert list(folder.path.rglob("*.part")) == []
 
 
-def test_other_settings_are_refused_for_what_is_begun_and_taken_for_what_is_not(go: Go) -> None:
+def test_settings_of_begun_steps_are_fixed(go: Go) -> None:
     folder = go(steps=("train",))
     before = contents(folder)
-    with pytest.raises(RunError, match=r"training.epochs was 4, is 5\. Take another folder; .* train .* --redo"):
+    with pytest.raises(RunError, match=r"training.epochs was 4, is 5\. Choose another folder, .* train .* --redo"):
         go({"training": {"epochs": 5}}, steps=("train",))
     assert contents(folder) == before
     go({"scoring": {"criterion": "magnitude"}}, steps=("score",))
     assert folder.settings().scoring.criterion == "magnitude"
 
 
-def test_other_settings_are_refused_for_a_step_that_was_ended_in_the_middle(go: Go) -> None:
+def test_settings_of_interrupted_steps_are_fixed(go: Go) -> None:
     with pytest.raises(Interrupted):
         go(observer=Recorder(("epoch", "pruned", 1)))
     with pytest.raises(RunError, match=r"finetuning.epochs was 3, is 9"):
         go({"finetuning": {"epochs": 9}})
 
 
-def test_redo_deletes_what_the_step_and_the_later_ones_wrote(go: Go, in_one_go: Any) -> None:
+def test_redo_deletes_this_and_later_steps(go: Go, in_one_go: Any) -> None:
     folder = go()
     change = {"scoring": {"criterion": "random"}}
     go(change, steps=("score",), redo=True)
@@ -328,12 +324,12 @@ def test_redo_deletes_what_the_step_and_the_later_ones_wrote(go: Go, in_one_go: 
     assert folder.done("compare")
 
 
-def test_a_step_without_those_before_it_names_the_first_one_missing(go: Go, tmp_path: Path) -> None:
+def test_the_first_missing_step_is_named(go: Go, tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"no run in .*`cnnprune train` begins one"):
         go(steps=("score",))
     assert not (tmp_path / "run").exists()
     go(steps=("train",))
-    with pytest.raises(RunError, match="lacks what finetune begins with; first: cnnprune score"):
+    with pytest.raises(RunError, match=r"lacks the results of score\. Run first: cnnprune score"):
         go(steps=("finetune",))
 
 
@@ -345,7 +341,7 @@ def test_a_folder_of_something_else_is_left_alone(go: Go, tmp_path: Path) -> Non
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.tex"]
 
 
-def test_a_folder_belongs_to_one_process_at_a_time(go: Go) -> None:
+def test_one_process_per_folder(go: Go) -> None:
     with go(steps=("train",)).locked(), pytest.raises(RunError, match="another process works in"):
         go()
     go(steps=("score",))
@@ -355,14 +351,14 @@ def test_a_folder_belongs_to_one_process_at_a_time(go: Go) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"no network", b"\x08\0\0\0\0\0\0\0{}      "])
-def test_a_checkpoint_that_cannot_be_read_is_named(content: bytes, go: Go) -> None:
+def test_a_damaged_checkpoint_is_named(content: bytes, go: Go) -> None:
     folder = go(steps=("train",))
     folder.file("baseline.safetensors").write_bytes(content)
     with pytest.raises(ValueError, match=r"baseline.safetensors is"):
         go(steps=("score",))
 
 
-def test_the_checkpoint_of_another_network_is_refused(go: Go) -> None:
+def test_another_networks_checkpoint_is_refused(go: Go) -> None:
     folder = go(steps=("train", "score", "prune"))
     save_model(CNN((3, 4, 8)), folder.file("baseline.safetensors"))
     with pytest.raises(RunError, match=r"baseline.safetensors holds another network: \(3, 4, 8\), .* \(2, 4, 8\)"):
@@ -372,7 +368,7 @@ def test_the_checkpoint_of_another_network_is_refused(go: Go) -> None:
         go(steps=("finetune",))
 
 
-def test_a_damaged_state_of_a_training_says_what_to_delete(go: Go, tmp_path: Path) -> None:
+def test_a_damaged_state_says_what_to_delete(go: Go, tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         go(observer=Recorder(("epoch", "original", 2)))
     state = RunFolder(tmp_path / "run").unfinished("train")
@@ -395,9 +391,7 @@ def full(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", place], check=True)
 
 
-def test_a_full_disk_ends_a_run_with_nothing_half_written_and_it_goes_on_with_room(
-    go: Go, in_one_go: Any, full: Path, tmp_path: Path
-) -> None:
+def test_a_full_disk_leaves_no_partial_files(go: Go, in_one_go: Any, full: Path, tmp_path: Path) -> None:
     (tmp_path / "run").symlink_to(full / "run")
     (full / "run").mkdir()
     with pytest.raises(OSError, match="No space left") as caught:
@@ -410,7 +404,7 @@ def test_a_full_disk_ends_a_run_with_nothing_half_written_and_it_goes_on_with_ro
 
 
 @pytest.mark.parametrize("failing", ["baseline.safetensors", "ranks.csv", "pruned.safetensors", "finetune.state"])
-def test_a_disk_that_fills_at_any_file_leaves_a_run_that_goes_on(
+def test_a_run_survives_a_full_disk_anywhere(
     failing: str, go: Go, in_one_go: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where no small disk can be mounted, too: the write itself fails, in the middle."""
@@ -433,7 +427,7 @@ def test_a_disk_that_fills_at_any_file_leaves_a_run_that_goes_on(
 # what surrounds a result
 
 
-def test_the_figures_are_drawn_and_drawn_again_where_one_is_missing(go: Go) -> None:
+def test_missing_figures_are_drawn_again(go: Go) -> None:
     folder = go()
     drawn = {file: file.read_bytes() for file in sorted(folder.file("figures").iterdir())}
     assert {file.stem for file in drawn} == {name for name, _ in FIGURES.values()}
@@ -451,7 +445,7 @@ def test_a_run_says_what_its_result_depends_on(go: Go) -> None:
     assert {"git_commit", "python", "cnnprune-utils", "numpy"} <= said.keys()
 
 
-def test_the_commit_is_that_of_the_packages_own_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_commit_is_the_packages_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def git(*arguments: str) -> str:
         options = ["-c", "user.name=A", "-c", "user.email=a@example.com"]
         command = ["git", "-C", str(tmp_path), *options, *arguments]
@@ -471,7 +465,7 @@ def test_the_commit_is_that_of_the_packages_own_checkout(tmp_path: Path, monkeyp
     assert git_commit() == git("rev-parse", "HEAD") + "-dirty"
 
 
-def test_several_observers_hear_the_same_in_their_order() -> None:
+def test_observers_hear_the_same_in_order() -> None:
     order: list[str] = []
 
     class Named(Recorder):

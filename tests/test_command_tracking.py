@@ -1,4 +1,4 @@
-"""The specification of what MLflow is told of a run: asked back from a real server, by its REST API and by MLflow."""
+"""Runs logged in MLflow, read back from a real server through its REST API and MLflow's client."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def free_port() -> int:
 
 
 def ask(uri: str, path: str, **body: Any) -> dict[str, Any]:
-    """What the REST API says: GET, or POST with a body."""
+    """Return the answer of the REST API to GET, or to POST with a body."""
     data = json.dumps(body).encode() if body else None
     request = urllib.request.Request(f"{uri}/api/2.0/mlflow/{path}", data, {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=60) as answer:
@@ -139,7 +139,7 @@ Tracked = tuple[Path, dict[str, Any]]
 # what is logged
 
 
-def test_the_settings_the_seed_the_versions_and_the_commit_are_logged(tracked: Tracked) -> None:
+def test_settings_and_versions_are_logged(tracked: Tracked) -> None:
     folder, run = tracked
     params = {param["key"]: param["value"] for param in run["data"]["params"]}
     assert params["seed"] == "0"
@@ -158,7 +158,7 @@ def test_the_settings_the_seed_the_versions_and_the_commit_are_logged(tracked: T
 
 
 @pytest.mark.parametrize(("stage", "file"), [("original", "train"), ("pruned", "finetune")])
-def test_each_epoch_is_logged_under_comparable_names(stage: str, file: str, tracked: Tracked, server: str) -> None:
+def test_epochs_have_comparable_names(stage: str, file: str, tracked: Tracked, server: str) -> None:
     rows = pd.read_csv(tracked[0] / f"{file}.csv")
     for name in ("validation_accuracy", "validation_loss", "train_loss"):
         expected = rows[["epoch", name]].dropna()
@@ -173,9 +173,7 @@ def test_the_comparison_is_logged_as_numbers_too(tracked: Tracked) -> None:
         assert metrics[f"{model}/test_accuracy"] == pytest.approx(table.loc[model, "accuracy"])
 
 
-def test_summaries_ranks_plan_figures_and_tables_are_logged_as_the_folder_has_them(
-    tracked: Tracked, server: str
-) -> None:
+def test_all_files_of_the_folder_are_logged(tracked: Tracked, server: str) -> None:
     folder, run = tracked
     names = {"settings.yaml", "versions.json", "plan.json", "summary_before.txt", "summary_after.txt"}
     names |= {f"{table}.csv" for table in ("train", "ranks", "removed", "finetune", "comparison")}
@@ -186,7 +184,7 @@ def test_summaries_ranks_plan_figures_and_tables_are_logged_as_the_folder_has_th
         assert urllib.request.urlopen(where, timeout=60).read() == (folder / name).read_bytes()
 
 
-def test_the_networks_come_back_through_mlflow_without_pickle_and_say_the_same_bit_for_bit(
+def test_mlflow_returns_the_same_networks(
     tracked: Tracked, server: str, few: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mlflow import pyfunc, set_tracking_uri
@@ -215,12 +213,10 @@ def test_the_networks_come_back_through_mlflow_without_pickle_and_say_the_same_b
     assert kinds <= {"", ".json", ".yaml", ".txt", ".py", ".safetensors"}
 
 
-# told again
+# logged again
 
 
-def test_a_run_that_is_called_again_is_the_same_run_with_nothing_twice(
-    tracked: Tracked, server: str, few_images: None
-) -> None:
+def test_nothing_is_logged_twice(tracked: Tracked, server: str, few_images: None) -> None:
     folder, before = tracked
     assert main(["run", str(folder)]) == 0
     after = run_of(folder, server)
@@ -231,7 +227,7 @@ def test_a_run_that_is_called_again_is_the_same_run_with_nothing_twice(
 
 
 @pytest.mark.usefixtures("few_images")
-def test_step_by_step_it_is_one_run_and_done_anew_another_one_that_lacks_nothing(server: str) -> None:
+def test_steps_share_a_run_and_redo_starts_one(server: str) -> None:
     folder = Path("mine")
     assert main(["train", str(folder), *SMALL, "--tracking.uri", server]) == 0
     first = run_of(folder, server)
@@ -250,9 +246,7 @@ def test_step_by_step_it_is_one_run_and_done_anew_another_one_that_lacks_nothing
 
 
 @pytest.mark.usefixtures("few_images")
-def test_an_interrupted_run_says_so_and_the_one_that_goes_on_is_the_same(
-    server: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_run_resumes_as_itself(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setitem(STEP_FUNCTIONS, "score", lambda run: signal.raise_signal(signal.SIGINT))
         assert main(["run", "mine", *SMALL, "--tracking.uri", server]) == cli.INTERRUPTED
@@ -263,7 +257,7 @@ def test_an_interrupted_run_says_so_and_the_one_that_goes_on_is_the_same(
     assert (whole["info"]["run_id"], whole["info"]["status"]) == (stopped["info"]["run_id"], "FINISHED")
 
 
-def test_after_kill_9_it_goes_on_as_the_same_run_and_no_epoch_is_logged_twice_or_never(server: str) -> None:
+def test_kill_9_loses_and_repeats_no_epoch(server: str) -> None:
     mine = ["run", "mine", "--data.train", "1000", "--data.validation", "200", "--training.epochs", "40"]
     mine += ["--finetuning.epochs", "1", "--tracking.uri", server]
     command = [sys.executable, "-m", "cnnprune_utils.command", *mine]
@@ -296,14 +290,12 @@ def the_warning(capsys: pytest.CaptureFixture[str]) -> str:
 
 
 @pytest.mark.usefixtures("few_images")
-def test_a_server_that_refuses_costs_a_line_and_a_later_call_logs_what_it_missed(
-    server: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_refusing_server_is_caught_up_later(server: str, capsys: pytest.CaptureFixture[str]) -> None:
     nobody = f"http://127.0.0.1:{free_port()}"
     assert main(["run", "mine", *SMALL, "--tracking.uri", nobody]) == 0
     assert the_warning(capsys) == (
-        f"warning: MLflow, {nobody}: it does not answer. The run goes on; everything is kept in mine, and "
-        "the next command for it logs what is missing"
+        f"warning: MLflow, {nobody}: it does not answer. The run continues; everything is kept in mine, and "
+        "the next command for it logs the rest"
     )
     assert all(RunFolder(Path("mine")).done(step) for step in STEPS)
     assert main(["run", "mine", "--tracking.uri", server]) == 0
@@ -356,14 +348,14 @@ def in_between(uri: str) -> Iterator[tuple[str, Any]]:
 
 
 @pytest.mark.usefixtures("few_images")
-def test_a_server_that_goes_away_in_the_middle_ends_no_run(
+def test_a_lost_server_does_not_end_a_run(
     server: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prune = STEP_FUNCTIONS["prune"]
     with in_between(server) as (uri, go_away):
         monkeypatch.setitem(STEP_FUNCTIONS, "prune", lambda run: (go_away(), prune(run)))
         assert main(["run", "mine", *SMALL, "--tracking.uri", uri]) == 0
-    assert f"MLflow, {uri}: it does not answer. The run goes on; everything is kept in mine" in the_warning(capsys)
+    assert f"MLflow, {uri}: it does not answer. The run continues; everything is kept in mine" in the_warning(capsys)
     assert all(RunFolder(Path("mine")).done(step) for step in STEPS)
     run = run_of(Path("mine"), server)
     assert run["info"]["status"] == "RUNNING"  # nobody could tell it
@@ -372,9 +364,7 @@ def test_a_server_that_goes_away_in_the_middle_ends_no_run(
 
 
 @pytest.mark.usefixtures("few_images")
-def test_a_server_that_takes_calls_and_never_answers_holds_no_run_for_long(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_silent_server_delays_little(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
@@ -385,7 +375,7 @@ def test_a_server_that_takes_calls_and_never_answers_holds_no_run_for_long(
 
 @pytest.mark.usefixtures("few_images")
 @pytest.mark.parametrize("uri", ["nonsense://somewhere", "sqlite:////proc/none/mlflow.db"])
-def test_whatever_else_is_wrong_with_the_store_is_a_line_too(uri: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_store_errors_are_one_line(uri: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "mine", *SMALL, "--tracking.uri", uri]) == 0
     assert f"warning: MLflow, {uri}: " in the_warning(capsys)
 
@@ -393,7 +383,7 @@ def test_whatever_else_is_wrong_with_the_store_is_a_line_too(uri: str, capsys: p
 # predict
 
 
-def test_predict_takes_a_run_and_a_registered_model(
+def test_predict_takes_runs_and_registered_models(
     tracked: Tracked, server: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, run = tracked
@@ -421,7 +411,7 @@ def test_predict_says_that_the_store_is_none(capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.parametrize("name", ["0123456789abcdef0123456789abcdef", "nobody", "nobody/3", "nobody@home", "it's"])
-def test_predict_says_what_the_store_does_not_have(name: str, server: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_predict_names_what_is_missing(name: str, server: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["predict", name, "--index", "0", "--tracking.uri", server]) == cli.FAILED
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: there is no run folder and no file {name}; and MLflow's store {server} does not")
@@ -452,7 +442,7 @@ def pages() -> Iterator[tuple[str, subprocess.Popen[str]]]:
 
 
 @pytest.mark.usefixtures("few_images")
-def test_without_a_server_runs_are_in_a_file_and_ui_shows_them_on_loopback(capfd: pytest.CaptureFixture[str]) -> None:
+def test_ui_shows_the_file_on_loopback(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "runs/mine", *SMALL]) == 0
     said = capfd.readouterr()
     assert said.err == ""
@@ -478,7 +468,7 @@ def test_without_a_server_runs_are_in_a_file_and_ui_shows_them_on_loopback(capfd
         urllib.request.urlopen(uri, timeout=5)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=["a polite kill", "a closed terminal"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=["SIGTERM", "a closed terminal"])
 def test_what_ends_the_pages_ends_their_server(number: signal.Signals) -> None:
     with pages() as (uri, ui):
         ui.send_signal(number)
@@ -489,7 +479,7 @@ def test_what_ends_the_pages_ends_their_server(number: signal.Signals) -> None:
 
 
 @pytest.mark.usefixtures("few_images")
-def test_another_experiment_is_another_run_and_a_deleted_one_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+def test_experiments_separate_runs(capsys: pytest.CaptureFixture[str]) -> None:
     client = store.connect(store.place(None))
     for name in ("one", "two"):
         assert main(["train", "mine", *SMALL, "--tracking.experiment", name]) == 0
@@ -503,7 +493,7 @@ def test_another_experiment_is_another_run_and_a_deleted_one_is_named(capsys: py
 
 
 @pytest.mark.usefixtures("few_images")
-def test_output_that_nobody_reads_any_more_is_not_blamed_on_the_store(
+def test_a_closed_pipe_is_not_the_stores_fault(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def closed(text: str = "") -> None:
@@ -520,7 +510,7 @@ def test_output_that_nobody_reads_any_more_is_not_blamed_on_the_store(
 
 
 @pytest.mark.usefixtures("few_images")
-def test_where_the_runs_are_elsewhere_the_line_that_shows_them_says_where(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_last_line_says_where_runs_are(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "mine", *SMALL, "--tracking.uri", "sqlite:///another place.db"]) == 0
     assert "to look: cnnprune ui --tracking.uri 'sqlite:///another place.db'\n" in capsys.readouterr().out
 
@@ -532,7 +522,7 @@ def test_a_port_that_is_taken_is_one_line(capsys: pytest.CaptureFixture[str]) ->
         port = taken.getsockname()[1]
         assert main(["ui", "--port", str(port)]) == cli.FAILED
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"error: port {port} of 127.0.0.1 cannot be had (")
+    assert line.startswith(f"error: port {port} on 127.0.0.1 is unavailable (")
     assert not Path("runs").exists()
 
 
@@ -545,22 +535,20 @@ def test_a_server_has_its_pages_itself(capsys: pytest.CaptureFixture[str], monke
 # where the store is
 
 
-def test_what_is_no_address_of_a_store_is_refused_before_anything_is_begun(
+def test_a_wrong_address_is_refused_at_once(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for uri in ("bogus", "file:///runs"):
         for line in (["predict", "shoes", "--index", "0", "--tracking.uri", uri], ["ui", "--tracking.uri", uri]):
             assert main(line) == cli.FAILED
-            assert capsys.readouterr().err.startswith(f"error: {uri} is no address of an MLflow store")
+            assert capsys.readouterr().err.startswith(f"error: {uri} is not the address of an MLflow store")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "./mlruns")
     assert main(["run", "mine", *SMALL]) == cli.FAILED
-    assert capsys.readouterr().err.startswith("error: ./mlruns is no address of an MLflow store")
+    assert capsys.readouterr().err.startswith("error: ./mlruns is not the address of an MLflow store")
     assert not Path("mine").exists()
 
 
-def test_the_flag_wins_over_the_variable_and_the_variable_over_the_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_flag_beats_variable_beats_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert store.place(None) == f"sqlite:///{tmp_path.as_posix()}/runs/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://localhost:5000")
     assert store.place(None) == "http://localhost:5000"
@@ -571,16 +559,14 @@ def test_the_flag_wins_over_the_variable_and_the_variable_over_the_file(
 # without MLflow
 
 
-def test_nothing_imports_mlflow_before_it_is_needed() -> None:
+def test_mlflow_is_imported_late() -> None:
     modules = ", ".join(f"cnnprune_utils.command.{name}" for name in ("cli", "steps", "store", "tracking", "ui"))
     code = f"import sys, {modules}; raise SystemExit('mlflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
 @pytest.mark.usefixtures("few_images")
-def test_without_mlflow_a_run_says_what_to_install_and_goes_on(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_works_without_mlflow(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (store, ui_module):
         monkeypatch.setattr(module, "find_spec", lambda name: None)
     assert main(["run", "mine", *SMALL]) == 0
@@ -592,6 +578,6 @@ def test_without_mlflow_a_run_says_what_to_install_and_goes_on(
     assert store.INSTALL in capsys.readouterr().err
 
 
-def test_what_to_install_is_what_pyproject_asks_for() -> None:
+def test_the_hint_matches_pyproject() -> None:
     wanted = store.INSTALL.split('"')[1]
     assert f'"{wanted}"' in (ROOT / "pyproject.toml").read_text()

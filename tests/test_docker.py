@@ -1,4 +1,4 @@
-"""The container, as far as that goes without an engine: its files, and the commands in them, started here."""
+"""The container, as far as a test without an engine can tell: its files, and the commands in them, started here."""
 
 from __future__ import annotations
 
@@ -22,6 +22,9 @@ from typing import Any
 import pytest
 import yaml
 from docker.utils.build import PatternMatcher, exclude_paths
+from packaging.specifiers import SpecifierSet
+
+from cnnprune_utils.book.chapters import chapters_in
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCKER = ROOT / "docker"
@@ -47,7 +50,7 @@ def arguments(wanted: str) -> list[str]:
 
 
 def copies() -> list[tuple[list[str], str]]:
-    """What the Dockerfile copies: sources in the repository, and the place in the image."""
+    """Return what the Dockerfile copies: sources in the repository, and the place in the image."""
     words = [[word for word in rest.split() if not word.startswith("--")] for rest in arguments("COPY")]
     return [(line[:-1], line[-1]) for line in words]
 
@@ -72,7 +75,7 @@ def image_environment() -> dict[str, str]:
     return dict(pair.split("=", 1) for rest in arguments("ENV") for pair in rest.split())
 
 
-# What stands in the files.
+# Its files.
 
 
 def test_the_dockerfile_passes_its_linter() -> None:
@@ -80,64 +83,52 @@ def test_the_dockerfile_passes_its_linter() -> None:
     assert run.returncode == 0, run.stdout + run.stderr
 
 
-def test_the_compose_file_keeps_to_the_compose_specification() -> None:
+def test_the_compose_file_keeps_to_its_schema() -> None:
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec"]
     run = subprocess.run([*command, DOCKER / "compose.yaml"], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
 
 
-def test_ports_are_published_on_this_machine_only() -> None:
-    published = {name: [interpolated(port, {}) for port in service["ports"]] for name, service in SERVICES.items()}
-    assert published == {"jupyter": ["127.0.0.1:8888:8888"], "mlflow": ["127.0.0.1:5000:5000"]}
-    assert arguments("EXPOSE") == ["8888 5000"]
+def test_ports_are_open_to_this_machine_only() -> None:
+    published = [interpolated(port, {}) for service in SERVICES.values() for port in service["ports"]]
+    assert published
+    assert all(port.startswith("127.0.0.1:") for port in published)
 
 
-def test_nothing_runs_as_root_or_may_become_root() -> None:
+def test_nothing_runs_as_root() -> None:
     names = [name for name, _ in INSTRUCTIONS]
-    user = names.index("USER")
-    assert names.count("USER") == 1
-    assert INSTRUCTIONS[user][1] == "1000:1000"
-    assert not {"RUN", "COPY"} & set(names[user:])
+    (user,) = arguments("USER")
+    assert int(user.partition(":")[0]) > 0
+    assert not {"RUN", "COPY"} & set(names[names.index("USER") :])
     for service in SERVICES.values():
         assert service["cap_drop"] == ["ALL"]
         assert service["security_opt"] == ["no-new-privileges:true"]
         assert not {"user", "privileged", "cap_add", "network_mode", "pid"} & service.keys()
-    assert "--allow-root" not in (DOCKER / "Dockerfile").read_text(encoding="utf-8")
 
 
-def test_data_and_runs_are_in_volumes_that_the_user_can_write_to() -> None:
+def test_volumes_are_the_users_to_write() -> None:
     mounts = {mount for service in SERVICES.values() for mount in service["volumes"]}
-    assert mounts == {"data:/data", "runs:/book/runs"}
-    assert COMPOSE["volumes"].keys() == {"data", "runs"}
-    assert image_environment()["CNNPRUNE_DATA"] == "/data"
-    made = next(rest for rest in arguments("RUN") if "--owner=reader" in rest)
+    assert {mount.split(":")[0] for mount in mounts} == COMPOSE["volumes"].keys()
+    (made,) = re.findall(r"install --directory --owner=(?:\w+) --group=\w+ (.*)", "\n".join(arguments("RUN")))
     assert {mount.split(":")[1] for mount in mounts} <= set(made.split())
-    assert "--uid 1000" in made
 
 
-def test_the_image_has_a_python_that_the_package_allows_and_conda_has_too() -> None:
+def test_the_package_allows_its_python() -> None:
     (base,) = arguments("FROM")
-    version = re.fullmatch(r"python:(\d+\.\d+)-slim-\w+", base)
-    assert version
-    assert f"python={version[1]}" in (ROOT / "environment.yml").read_text(encoding="utf-8")
-    assert PROJECT["requires-python"] == f">={version[1]}"
+    assert SpecifierSet(PROJECT["requires-python"]).contains(re.findall(r"python:(\d+\.\d+)", base)[0])
 
 
-def test_the_requirements_are_those_of_pyproject() -> None:
-    torch = [line for line in (DOCKER / "torch.txt").read_text(encoding="utf-8").splitlines() if line[0] != "#"]
-    assert torch == [name for name in PROJECT["dependencies"] if name.startswith("torch") and "info" not in name]
-    assert arguments("ARG") == ["TORCH_INDEX=https://download.pytorch.org/whl/cpu"]
-    assert SERVICES["jupyter"]["build"]["args"] == {
-        "TORCH_INDEX": "${TORCH_INDEX:-https://download.pytorch.org/whl/cpu}"
-    }
-    extras = PROJECT["optional-dependencies"]
-    installed = [requirement for extra in extras_installed() for requirement in extras[extra]]
-    names = {re.split(r"[^A-Za-z0-9-]", requirement)[0] for requirement in installed}
-    assert {"jupyterlab", "mlflow"} <= names
+def test_torch_has_the_bounds_of_pyproject() -> None:
+    lines = (DOCKER / "torch.txt").read_text(encoding="utf-8").splitlines()
+    assert {line for line in lines if not line.startswith("#")} <= set(PROJECT["dependencies"])
 
 
 def test_mlflow_reports_to_nobody() -> None:
-    assert image_environment()["MLFLOW_DISABLE_TELEMETRY"] == "true"
+    code = "from mlflow.telemetry.utils import is_telemetry_disabled as off; raise SystemExit(not off())"
+    own = {"CI", "GITHUB_ACTIONS", "PYTEST_CURRENT_TEST"}  # under these MLflow is silent anyway
+    environment = {name: value for name, value in os.environ.items() if name not in own} | image_environment()
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
 
 
 # Its steps, in a plain folder.
@@ -145,7 +136,7 @@ def test_mlflow_reports_to_nobody() -> None:
 
 @pytest.fixture(scope="module")
 def book(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the image's /book would hold."""
+    """Return a folder with the content of the image's /book."""
     # the library adds two names, for engines that have their files at the root
     names = exclude_paths(str(ROOT), ignored()) - {"Dockerfile", ".dockerignore"}
     sent = {name for name in names if (ROOT / name).is_file()}
@@ -161,14 +152,13 @@ def book(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_image_has_the_chapters_the_package_and_the_checkpoints_and_no_more(book: Path) -> None:
+def test_the_image_has_chapters_and_package(book: Path) -> None:
     assert {path.name for path in book.iterdir()} == {
         *("LICENSE", "README.md", "pyproject.toml"),
         *("cnnprune_utils", "data", "notebooks"),
     }
-    assert sorted(path.name for path in (book / "notebooks").glob("0*.ipynb")) == sorted(
-        path.name for path in (ROOT / "notebooks").glob("0*.ipynb")
-    )
+    chapters, in_image = (chapters_in(folder / "notebooks") for folder in (ROOT, book))
+    assert [path.name for path in in_image] == [path.name for path in chapters]
     assert not [path for path in book.rglob("*") if path.name in ("__pycache__", ".ipynb_checkpoints", ".git", ".env")]
     tracked = subprocess.run(
         ["git", "ls-files", "cnnprune_utils"], cwd=ROOT, capture_output=True, text=True, check=False
@@ -191,12 +181,12 @@ def test_the_image_has_the_chapters_the_package_and_the_checkpoints_and_no_more(
         "runs/mlflow.db",
     ],
 )
-def test_what_is_one_persons_or_large_stays_out_of_the_image(name: str) -> None:
+def test_private_and_large_files_stay_out(name: str) -> None:
     assert PatternMatcher(ignored()).matches(name)
     assert not PatternMatcher(ignored()).matches("notebooks/01_train.ipynb")
 
 
-def test_the_package_works_from_what_the_image_has(book: Path) -> None:
+def test_the_package_works_in_the_image(book: Path) -> None:
     code = "from cnnprune_utils.book import checkpoint, plots; print(plots.__file__, checkpoint('baseline').widths)"
     environment = os.environ | {"PYTHONPATH": str(book), "PYTHONDONTWRITEBYTECODE": "1"}
     run = subprocess.run(
@@ -206,7 +196,7 @@ def test_the_package_works_from_what_the_image_has(book: Path) -> None:
     assert run.stdout == f"{book / 'cnnprune_utils' / 'book' / 'plots.py'} (2, 4, 8)\n"
 
 
-def test_pip_installs_what_the_image_has_with_nothing_missing_here(book: Path) -> None:
+def test_pip_installs_the_image(book: Path) -> None:
     """The two `pip install` of the Dockerfile, on this environment, without an index: all they ask for is in it."""
     pytest.importorskip("setuptools", reason="without an index pip cannot fetch it")
     copy = shutil.copytree(book, book.parent / "for_pip")
@@ -324,7 +314,7 @@ def jupyter(folder: Path, user: dict[str, str]) -> Iterator[Server]:
         yield server
 
 
-def test_jupyterlab_refuses_without_the_token_and_answers_with_it(tmp_path: Path) -> None:
+def test_jupyterlab_wants_the_token(tmp_path: Path) -> None:
     with jupyter(tmp_path / "book", {"JUPYTER_TOKEN": TOKEN}) as server:
         assert server.get("/api/contents")[0] == 403
         assert server.get("/api/contents", Authorization="token 0123")[0] == 403
@@ -343,7 +333,7 @@ def test_jupyterlab_refuses_without_the_token_and_answers_with_it(tmp_path: Path
     assert not server.is_healthy()
 
 
-def test_jupyterlab_draws_a_token_when_none_is_given(tmp_path: Path) -> None:
+def test_jupyterlab_draws_a_token(tmp_path: Path) -> None:
     with jupyter(tmp_path / "book", {}) as server:
         assert server.get("/api/contents")[0] == 403
         assert server.get("/api/contents?token=")[0] == 403
@@ -352,7 +342,7 @@ def test_jupyterlab_draws_a_token_when_none_is_given(tmp_path: Path) -> None:
         assert server.get(f"/api/contents?token={drawn[1]}")[0] == 200
 
 
-def test_mlflow_answers_on_loopback_and_keeps_what_it_is_told_in_runs(tmp_path: Path) -> None:
+def test_mlflow_keeps_its_data_in_runs(tmp_path: Path) -> None:
     service = SERVICES["mlflow"]
     assert service["healthcheck"]["test"][0] == "CMD"
     health, environment = service["healthcheck"]["test"][1:], compose_environment("mlflow", {})

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.specifiers import SpecifierSet
+
+from cnnprune_utils.book import fashion_mnist
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -30,7 +33,7 @@ def named(requirement: str) -> tuple[str, str]:
     return name, bounds
 
 
-def test_conda_has_the_packages_of_pyproject_with_the_same_bounds() -> None:
+def test_conda_has_the_bounds_of_pyproject() -> None:
     extras = PROJECT["optional-dependencies"]
     wanted = dict(map(named, [*PROJECT["dependencies"], *extras["book"], *extras["command"]]))
     conda = dict(named(entry) for entry in CONDA["dependencies"] if isinstance(entry, str))
@@ -39,17 +42,14 @@ def test_conda_has_the_packages_of_pyproject_with_the_same_bounds() -> None:
     assert conda == {CONDA_NAMES.get(name, name): bounds for name, bounds in wanted.items()}
 
 
-def test_conda_has_a_python_that_pyproject_allows_and_this_package() -> None:
-    python = next(entry for entry in CONDA["dependencies"] if str(entry).startswith("python="))
-    oldest = named(PROJECT["requires-python"].replace(">=", "python>="))[1].lstrip(">=")
-    assert [int(n) for n in python.split("=")[1].split(".")] >= [int(n) for n in oldest.split(".")]
-    assert CONDA["channels"][0] == "conda-forge"
-    assert [entry["pip"] for entry in CONDA["dependencies"] if isinstance(entry, dict)] == [["-e ."]]
+def test_conda_has_a_python_that_pip_allows() -> None:
+    (python,) = (str(entry).partition("=")[2] for entry in CONDA["dependencies"] if str(entry).startswith("python="))
+    assert SpecifierSet(PROJECT["requires-python"]).contains(python)
 
 
 @pytest.fixture(scope="module")
 def binder() -> str:
-    """What Binder would do with this checkout: its own reader's log and Dockerfile. Nothing is built."""
+    """Return the log and the Dockerfile of repo2docker, which Binder uses, for this checkout. Nothing is built."""
     run = subprocess.run(
         [sys.executable, "-m", "repo2docker", "--no-build", "--debug", "."],
         cwd=ROOT,
@@ -62,25 +62,23 @@ def binder() -> str:
     return run.stderr + run.stdout
 
 
-def test_binder_builds_a_conda_environment_from_environment_yml(binder: str) -> None:
-    assert "Building conda environment for python=3.11" in binder
+def test_binder_builds_the_conda_environment(binder: str) -> None:
     assert re.search(r'env update -p \S+ --file "environment.yml"', binder)
     # `-e .` needs the package, so the repository must be there before the environment is made
     assert binder.index("COPY --chown=0:0 src/") < binder.index('--file "environment.yml"')
 
 
-def test_binder_fetches_the_data_while_it_builds(binder: str) -> None:
+def test_binder_fetches_the_data_while_it_builds(binder: str, tmp_path: Path) -> None:
+    """With a python that only writes down what it is asked to run."""
     assert "./postBuild" in binder
-    assert os.access(ROOT / "postBuild", os.X_OK)
-    assert "python -m cnnprune_utils.book.fashion_mnist" in (ROOT / "postBuild").read_text(encoding="utf-8")
+    python, calls = tmp_path / "python", tmp_path / "calls"
+    python.write_text(f'#!/bin/sh\necho "$@" >> {calls}\n')
+    python.chmod(0o755)
+    subprocess.run([ROOT / "postBuild"], env={"PATH": f"{tmp_path}:{os.environ['PATH']}"}, check=True)
+    assert calls.read_text() == f"-m {fashion_mnist.__name__}\n"
 
 
-def test_nothing_makes_binder_look_elsewhere() -> None:
-    for name in ("Dockerfile", "binder", ".binder", "requirements.txt", "setup.py", "apt.txt", "runtime.txt"):
-        assert not (ROOT / name).exists(), f"{name} would change what Binder builds"
-
-
-def test_the_check_for_missing_requirements_knows_every_list(tmp_path: Path) -> None:
+def test_missing_requirements_are_found(tmp_path: Path) -> None:
     """An environment without packages misses all of them; this one misses none, or these tests would not run."""
     script = ROOT / "site" / "missing.py"
     here = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)

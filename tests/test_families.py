@@ -1,4 +1,4 @@
-"""What stays in torchvision's networks, and why: an upgrade of PyTorch must not freeze a layer in silence.
+"""The layers that stay in torchvision's networks, and why: an upgrade of PyTorch must not freeze a layer in silence.
 
 After a change that is meant, ``python -m benchmarks.reach --write-expectation`` writes the file that is compared with.
 """
@@ -25,7 +25,7 @@ def expected() -> dict[str, Any]:
 @pytest.mark.parametrize(
     "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in reach.EXPECTED]
 )
-def test_the_same_layers_stay_for_the_same_reasons(name: str) -> None:
+def test_layers_and_reasons_stay_the_same(name: str) -> None:
     file = expected()
     before, now = file["networks"][name], reach.reasons(name)
     frozen = {layer: why for layer, why in now.items() if layer not in before}

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torchvision
 
-from cnnprune_utils.batches import Split
+from cnnprune_utils.batches import Split, Splits
 from cnnprune_utils.book import fetch
 from cnnprune_utils.book.fashion_mnist import CLASS_NAMES, load_fashion_mnist
 from cnnprune_utils.book.fetch import FetchError
 
 
-def test_loading_checks_the_files_every_time(splits, tmp_path, monkeypatch):
+def test_loading_checks_the_files_every_time(splits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(fetch.data_root() / "FashionMNIST" / "raw", tmp_path / "FashionMNIST" / "raw")
     images = tmp_path / "FashionMNIST" / "raw" / "t10k-images-idx3-ubyte"
     with images.open("r+b") as file:
@@ -27,7 +29,7 @@ def test_loading_checks_the_files_every_time(splits, tmp_path, monkeypatch):
         load_fashion_mnist(tmp_path)
 
 
-def test_55000_to_train_5000_to_validate_10000_to_test(splits):
+def test_the_splits_have_their_sizes(splits: Splits) -> None:
     assert [len(part) for part in (splits.train, splits.validation, splits.test)] == [55_000, 5_000, 10_000]
     for part in (splits.train, splits.validation, splits.test):
         assert part.inputs.shape == (len(part), 1, 28, 28)
@@ -37,25 +39,25 @@ def test_55000_to_train_5000_to_validate_10000_to_test(splits):
         assert part.inputs.device.type == part.targets.device.type == "cpu"
 
 
-def test_every_class_has_its_share_everywhere(splits):
+def test_every_class_has_its_share_everywhere(splits: Splits) -> None:
     assert splits.validation.targets.bincount().tolist() == [500] * 10
     assert splits.train.targets.bincount().tolist() == [5500] * 10
     assert splits.test.targets.bincount().tolist() == [1000] * 10
     assert len(CLASS_NAMES) == 10
 
 
-def test_the_class_names_are_torchvisions():
+def test_the_class_names_are_torchvisions() -> None:
     assert list(CLASS_NAMES) == torchvision.datasets.FashionMNIST.classes
 
 
-def test_train_and_validation_share_no_image_and_make_up_the_60000(splits):
+def test_train_and_validation_are_a_partition(splits: Splits) -> None:
     reference = torchvision.datasets.FashionMNIST(fetch.data_root(), train=True)
     together = [digest for part in (splits.train, splits.validation) for digest in digests(part)]
     expected = digests(Split(reference.data.unsqueeze(1).float() / 255, reference.targets))
     assert sorted(together) == sorted(expected)
 
 
-def test_images_and_labels_are_the_files_in_their_order(splits):
+def test_images_keep_the_order_of_the_files(splits: Splits) -> None:
     reference = torchvision.datasets.FashionMNIST(fetch.data_root(), train=False)
     expected = reference.data.numpy().astype(np.float32)[:, None] / np.float32(255)
     assert np.array_equal(splits.test.inputs.numpy(), expected)
@@ -67,13 +69,13 @@ def digests(split: Split) -> list[bytes]:
     return [hashlib.sha256(image.tobytes() + bytes([label])).digest() for image, label in rows]
 
 
-def test_the_split_is_the_same_on_every_machine_and_with_every_version(splits):
+def test_the_split_is_always_the_same(splits: Splits) -> None:
     # the committed results were measured on these very images
     whole = hashlib.sha256(b"".join(digests(splits.validation))).hexdigest()
     assert whole[:16] == "0aa36c93ddd3193e"
 
 
-def test_the_seed_chooses_the_validation_images(splits):
+def test_the_seed_chooses_the_validation_images(splits: Splits) -> None:
     again = load_fashion_mnist()
     assert torch.equal(again.validation.inputs, splits.validation.inputs)
     assert torch.equal(again.train.targets, splits.train.targets)
@@ -84,21 +86,21 @@ def test_the_seed_chooses_the_validation_images(splits):
 
 
 @pytest.mark.parametrize("n", [10, 59_990])
-def test_the_size_of_the_validation_split_can_be_chosen(n, splits):
+def test_the_validation_size_can_be_chosen(n: Any, splits: Splits) -> None:
     chosen = load_fashion_mnist(validation=n)
     assert chosen.validation.targets.bincount().tolist() == [n // 10] * 10
     assert chosen.train.targets.bincount().tolist() == [6000 - n // 10] * 10
 
 
 @pytest.mark.parametrize("n", [0, -10, 5, 5001, 60_000, 5000.0, "5000", None])
-def test_a_validation_split_that_ten_classes_cannot_share_is_refused(n, monkeypatch):
+def test_an_unbalanced_validation_is_refused(n: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetch, "fetch", lambda root: pytest.fail("fetched first"))
     with pytest.raises(ValueError, match=r"multiple of 10.*from 10 to 59990; got") as error:
         load_fashion_mnist(validation=n)
     assert repr(n) in str(error.value)
 
 
-def test_an_old_processed_copy_is_not_trusted(splits, tmp_path):
+def test_an_old_processed_copy_is_not_trusted(splits: Splits, tmp_path: Path) -> None:
     (tmp_path / "FashionMNIST" / "processed").mkdir(parents=True)
     shutil.copytree(fetch.data_root() / "FashionMNIST" / "raw", tmp_path / "FashionMNIST" / "raw")
     for name in ("training.pt", "test.pt"):

@@ -1,4 +1,4 @@
-"""Where Fashion-MNIST comes from. Sources are faked with small files, never the rules."""
+"""Fetching Fashion-MNIST. The sources are faked with small files, the rules are real."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -20,6 +20,7 @@ import platformdirs
 import pytest
 import torchvision
 
+from cnnprune_utils.batches import Splits
 from cnnprune_utils.book import apt as apt_module
 from cnnprune_utils.book import fashion_mnist, fetch
 from cnnprune_utils.book.fetch import FetchError, Source
@@ -29,7 +30,7 @@ CHECKSUMS = {name: hashlib.sha256(contents).hexdigest() for name, contents in CO
 
 
 def mirrored(name: str) -> bytes:
-    """What a mirror sends."""
+    """Return the bytes that a mirror sends."""
     return gzip.compress(CONTENTS[name], mtime=0)
 
 
@@ -44,7 +45,7 @@ def packed_files(folder: Path, contents: dict[str, bytes] = CONTENTS) -> Path:
 def source(name: str, folder: Path, calls: list[str] | None = None) -> Source:
     """A source that hands over the files of ``folder``, and writes down that it was asked."""
 
-    def get(wanted, scratch):
+    def get(wanted: Sequence[str], scratch: Path) -> Iterator[Path]:
         if calls is not None:
             calls.append(name)
         yield from (folder / f"{file}.gz" for file in wanted)
@@ -53,7 +54,7 @@ def source(name: str, folder: Path, calls: list[str] | None = None) -> Source:
 
 
 def broken(name: str, message: str, calls: list[str] | None = None) -> Source:
-    def get(wanted, scratch):
+    def get(wanted: Sequence[str], scratch: Path) -> Iterator[Path]:
         if calls is not None:
             calls.append(name)
         raise FetchError(message)
@@ -88,14 +89,14 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- which folder ---
 
 
-def test_the_argument_names_the_folder_before_the_environment_does(tmp_path, monkeypatch):
+def test_argument_beats_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CNNPRUNE_DATA", str(tmp_path / "environment"))
     assert fetch.data_root(tmp_path / "argument") == tmp_path / "argument"
     assert fetch.data_root(str(tmp_path / "argument")) == tmp_path / "argument"
     assert fetch.data_root() == tmp_path / "environment"
 
 
-def test_without_either_it_is_the_data_folder_of_the_checkout(monkeypatch):
+def test_the_default_is_the_checkouts_data(monkeypatch: pytest.MonkeyPatch) -> None:
     checkout = Path(fetch.__file__).resolve().parents[2]
     if not (checkout / "pyproject.toml").is_file():
         pytest.skip("the package is installed, there is no checkout")
@@ -106,7 +107,7 @@ def test_without_either_it_is_the_data_folder_of_the_checkout(monkeypatch):
 
 
 @pytest.mark.parametrize("has", ["data", "pyproject.toml", "neither"])
-def test_an_installed_package_uses_the_cache_folder_of_the_user(has, tmp_path, monkeypatch):
+def test_an_installed_package_uses_the_cache(has: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if has == "data":
         (tmp_path / "data").mkdir()
     if has == "pyproject.toml":
@@ -116,7 +117,7 @@ def test_an_installed_package_uses_the_cache_folder_of_the_user(has, tmp_path, m
     assert fetch.data_root() == platformdirs.user_cache_path("cnnprune")
 
 
-def test_a_home_folder_and_a_relative_folder_are_made_absolute(tmp_path, monkeypatch):
+def test_folders_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     monkeypatch.chdir(tmp_path)
@@ -127,7 +128,7 @@ def test_a_home_folder_and_a_relative_folder_are_made_absolute(tmp_path, monkeyp
 # --- the order of the sources ---
 
 
-def test_the_sources_are_the_system_then_torchvisions_mirrors_then_apt():
+def test_sources_are_system_mirrors_apt() -> None:
     names = [source.name for source in fetch.sources()]
     mirrors = torchvision.datasets.FashionMNIST.mirrors
     assert len(names) == len(mirrors) + 2
@@ -136,12 +137,12 @@ def test_the_sources_are_the_system_then_torchvisions_mirrors_then_apt():
     assert "apt-get download" in names[-1]
 
 
-def test_the_files_are_those_that_torchvision_downloads():
+def test_files_are_torchvisions() -> None:
     resources = torchvision.datasets.FashionMNIST.resources
     assert {f"{name}.gz" for name in fetch.FILES} == {name for name, _ in resources}
 
 
-def test_files_that_are_there_and_right_need_no_source_and_nothing_is_written(raw):
+def test_right_files_need_no_source(raw: Path) -> None:
     raw.mkdir(parents=True)
     for name, value in CONTENTS.items():
         (raw / name).write_bytes(value)
@@ -150,7 +151,7 @@ def test_files_that_are_there_and_right_need_no_source_and_nothing_is_written(ra
     assert {path: path.stat().st_mtime_ns for path in (raw, *raw.iterdir())} == before
 
 
-def test_sources_are_asked_in_order_until_one_works(raw, tmp_path):
+def test_sources_are_asked_in_order(raw: Path, tmp_path: Path) -> None:
     calls: list[str] = []
     folder = packed_files(tmp_path / "packed")
     in_order = [broken("a", "down", calls), source("b", folder, calls), source("c", folder, calls)]
@@ -159,13 +160,13 @@ def test_sources_are_asked_in_order_until_one_works(raw, tmp_path):
     assert contents(raw) == CONTENTS
 
 
-def test_a_source_is_asked_only_for_what_is_missing(raw, good):
+def test_only_missing_files_are_asked_for(raw: Path, good: Source) -> None:
     raw.mkdir(parents=True)
     first, *rest = CONTENTS
     (raw / first).write_bytes(CONTENTS[first])
     asked = []
 
-    def get(wanted, scratch):
+    def get(wanted: Sequence[str], scratch: Path) -> Iterator[Path]:
         asked.extend(wanted)
         yield from good.get(wanted, scratch)
 
@@ -174,7 +175,7 @@ def test_a_source_is_asked_only_for_what_is_missing(raw, good):
     assert origin == {first: "already there"} | dict.fromkeys(rest, "good")
 
 
-def test_the_next_source_completes_what_a_bad_file_of_the_first_left_out(raw, tmp_path, good):
+def test_the_next_source_completes(raw: Path, tmp_path: Path, good: Source) -> None:
     names = list(CONTENTS)
     half = packed_files(tmp_path / "half", CONTENTS | {names[2]: b"something else"})
     origin = fetch.fetch_files(raw, CHECKSUMS, [source("half", half), good])
@@ -182,7 +183,9 @@ def test_the_next_source_completes_what_a_bad_file_of_the_first_left_out(raw, tm
     assert contents(raw) == CONTENTS
 
 
-def test_the_systems_copy_is_used_without_asking_the_network(small, raw, tmp_path, monkeypatch):
+def test_the_systems_copy_needs_no_network(
+    small: None, raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(fetch, "SYSTEM_FOLDER", packed_files(tmp_path / "system"))
     monkeypatch.setattr(fetch.pooch, "create", lambda **options: pytest.fail("asked the network"))
     monkeypatch.setattr(apt_module, "unpack", lambda *arguments: pytest.fail("started apt"))
@@ -206,7 +209,7 @@ def test_the_systems_copy_is_used_without_asking_the_network(small, raw, tmp_pat
     ],
     ids=["other", "truncated", "html", "damaged", "empty"],
 )
-def test_a_file_with_other_contents_never_enters_the_folder(spoil, said, raw, tmp_path):
+def test_wrong_contents_never_enter(spoil: Callable[[bytes], bytes], said: str, raw: Path, tmp_path: Path) -> None:
     folder = packed_files(tmp_path / "packed")
     for path in folder.iterdir():
         path.write_bytes(spoil(path.read_bytes()))
@@ -215,7 +218,7 @@ def test_a_file_with_other_contents_never_enters_the_folder(spoil, said, raw, tm
     assert contents(raw) == {}
 
 
-def test_an_archive_that_unpacks_without_end_is_not_read_to_its_end(raw, tmp_path, monkeypatch):
+def test_a_zip_bomb_is_not_unpacked(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetch, "LARGEST", 1 << 16)
     huge = bytes(1 << 20)
     folder = packed_files(tmp_path / "packed", dict.fromkeys(CONTENTS, huge))
@@ -225,7 +228,7 @@ def test_an_archive_that_unpacks_without_end_is_not_read_to_its_end(raw, tmp_pat
 
 
 @pytest.mark.parametrize("wrong", [b"", b"half", CONTENTS["train-images-idx3-ubyte"][:-1] + b"!"])
-def test_a_damaged_file_is_replaced_and_the_others_stay(wrong, raw, good):
+def test_only_damaged_files_are_replaced(wrong: bytes, raw: Path, good: Source) -> None:
     fetch.fetch_files(raw, CHECKSUMS, [good])
     (raw / "train-images-idx3-ubyte").write_bytes(wrong)
     origin = fetch.fetch_files(raw, CHECKSUMS, [good])
@@ -233,7 +236,7 @@ def test_a_damaged_file_is_replaced_and_the_others_stay(wrong, raw, good):
     assert contents(raw) == CONTENTS
 
 
-def test_a_damaged_file_stays_as_it_was_when_no_source_has_a_better_one(raw, good):
+def test_a_damaged_file_stays_without_a_better(raw: Path, good: Source) -> None:
     fetch.fetch_files(raw, CHECKSUMS, [good])
     (raw / "t10k-labels-idx1-ubyte").write_bytes(b"damaged")
     with pytest.raises(FetchError, match="t10k-labels-idx1-ubyte: there, but with a wrong checksum"):
@@ -244,7 +247,7 @@ def test_a_damaged_file_stays_as_it_was_when_no_source_has_a_better_one(raw, goo
 # --- interruptions, and two at once ---
 
 
-def test_an_interruption_while_a_file_is_written_leaves_nothing_of_it(raw, good, monkeypatch):
+def test_interrupted_writes_leave_nothing(raw: Path, good: Source, monkeypatch: pytest.MonkeyPatch) -> None:
     def write_half(path: Path, value: bytes) -> int:
         with path.open("wb") as file:
             file.write(value[: len(value) // 2])
@@ -256,7 +259,7 @@ def test_an_interruption_while_a_file_is_written_leaves_nothing_of_it(raw, good,
     assert contents(raw) == {}
 
 
-def test_an_interruption_before_the_last_step_leaves_nothing_of_the_file(raw, good, monkeypatch):
+def test_interrupted_before_the_rename(raw: Path, good: Source, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(part: Path, target: Path) -> None:
         assert part.parent == target.parent  # one file system: the step is atomic
         assert part.read_bytes() == CONTENTS[target.name]
@@ -268,11 +271,13 @@ def test_an_interruption_before_the_last_step_leaves_nothing_of_the_file(raw, go
     assert contents(raw) == {}
 
 
-def test_an_interrupted_download_leaves_whole_files_and_no_temporary_folder(raw, good, tmp_path, monkeypatch):
+def test_interrupted_downloads_leave_whole_files(
+    raw: Path, good: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(fetch.tempfile, "tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
 
-    def get(wanted, scratch):
+    def get(wanted: Sequence[str], scratch: Path) -> Iterator[Path]:
         files = good.get(wanted, scratch)
         yield next(files)
         (scratch / "partial.gz").write_bytes(b"half of the seco")
@@ -306,7 +311,7 @@ TWO_AT_ONCE = """
 """
 
 
-def test_two_processes_that_fetch_at_once_both_end_well(raw, tmp_path):
+def test_two_processes_can_fetch_at_once(raw: Path, tmp_path: Path) -> None:
     large = {name: os.urandom(1 << 20) * 8 for name in CONTENTS}
     packed = packed_files(tmp_path / "packed", large)
     lines = (f"{name} {hashlib.sha256(value).hexdigest()}" for name, value in large.items())
@@ -376,7 +381,15 @@ def no_debian(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path / "no programs"))
 
 
-def test_torchvisions_mirrors_are_used(small, no_debian, raw, tmp_path, server, silent, monkeypatch):
+def test_torchvisions_mirrors_are_used(
+    small: None,
+    no_debian: None,
+    raw: Path,
+    tmp_path: Path,
+    server: ThreadingHTTPServer,
+    silent: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(fetch, "SILENCE", 0.3)
     mirror = f"http://127.0.0.1:{server.server_port}/some/folder/"
     monkeypatch.setattr(torchvision.datasets.FashionMNIST, "mirrors", [f"{mirror}gone/", silent, mirror])
@@ -386,7 +399,14 @@ def test_torchvisions_mirrors_are_used(small, no_debian, raw, tmp_path, server, 
     assert server.asked[-4:] == [f"/some/folder/{name}.gz" for name in CONTENTS]
 
 
-def test_a_file_that_arrives_damaged_is_asked_for_again(small, no_debian, raw, tmp_path, server, monkeypatch):
+def test_a_damaged_download_is_repeated(
+    small: None,
+    no_debian: None,
+    raw: Path,
+    tmp_path: Path,
+    server: ThreadingHTTPServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(fetch, "RETRIES", 1)
     mirror = f"http://127.0.0.1:{server.server_port}/"
     monkeypatch.setattr(torchvision.datasets.FashionMNIST, "mirrors", [mirror])
@@ -397,7 +417,9 @@ def test_a_file_that_arrives_damaged_is_asked_for_again(small, no_debian, raw, t
     assert server.asked == [f"/{name}.gz" for name in (first, first, *rest)]
 
 
-def test_a_dead_network_fails_within_seconds(small, no_debian, tmp_path, silent, monkeypatch):
+def test_a_dead_network_fails_within_seconds(
+    small: None, no_debian: None, tmp_path: Path, silent: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert fetch.SILENCE <= 10
     monkeypatch.setattr(fetch, "SILENCE", 0.5)
     monkeypatch.setattr(torchvision.datasets.FashionMNIST, "mirrors", [silent])
@@ -407,9 +429,14 @@ def test_a_dead_network_fails_within_seconds(small, no_debian, tmp_path, silent,
     assert 0.4 < time.monotonic() - started < 5
 
 
-def test_a_mirror_that_falls_silent_in_the_middle_of_a_file_is_given_up(
-    small, no_debian, raw, tmp_path, server, monkeypatch
-):
+def test_a_silent_mirror_is_given_up(
+    small: None,
+    no_debian: None,
+    raw: Path,
+    tmp_path: Path,
+    server: ThreadingHTTPServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     server.resume.clear()
     monkeypatch.setattr(fetch, "SILENCE", 0.5)
     mirror = f"http://127.0.0.1:{server.server_port}/"
@@ -468,7 +495,7 @@ def apt(small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def called(calls: Path) -> list[str]:
-    """What was called, in short: the program and its verb, and whether it had its own package lists."""
+    """Return the calls, in short: the program and its verb, and whether it had its own package lists."""
     words = {"update", "download", "-x"}
     return [
         " ".join(word for word in line.split() if word in words) + (" own" if "Dir::State=" in line else "")
@@ -476,7 +503,7 @@ def called(calls: Path) -> list[str]:
     ]
 
 
-def test_the_package_is_downloaded_and_unpacked_without_installing_it(apt, raw, tmp_path):
+def test_apt_unpacks_without_installing(apt: Path, raw: Path, tmp_path: Path) -> None:
     assert set(fetch.fetch(tmp_path / "root").origin.values()) == {"apt"}
     assert contents(raw) == CONTENTS
     assert called(apt) == ["download", "-x"]
@@ -487,28 +514,30 @@ def test_the_package_is_downloaded_and_unpacked_without_installing_it(apt, raw, 
     ["E: Unable to locate package dataset-fashion-mnist", "E: Failed to fetch http://x  404  Not Found [IP: 1]"],
     ids=["empty", "old"],
 )
-def test_with_empty_or_old_package_lists_apt_gets_its_own(says, apt, raw, tmp_path, monkeypatch):
+def test_apt_updates_old_package_lists(
+    says: str, apt: Path, raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SAYS", says)
     assert set(fetch.fetch(tmp_path / "root").origin.values()) == {"apt"}
     assert contents(raw) == CONTENTS
     assert called(apt) == ["download", "update own", "download own", "-x"]
 
 
-def test_a_network_that_apt_cannot_reach_is_not_tried_again(apt, tmp_path, monkeypatch):
+def test_apt_does_not_retry_without_network(apt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SAYS", "E: Failed to fetch http://x  Connection failed [IP: 1]")
     with pytest.raises(FetchError, match="apt: E: Failed to fetch http://x  Connection failed"):
         fetch.fetch(tmp_path / "root")
     assert called(apt) == ["download"]
 
 
-def test_a_package_that_apt_does_not_know_even_then_is_said(apt, tmp_path, monkeypatch):
+def test_an_unknown_package_is_reported(apt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SAYS", "E: Unable to locate package dataset-fashion-mnist")
     monkeypatch.setenv("GONE", "1")
     with pytest.raises(FetchError, match="apt: apt-get ended with code 100; E: Unable to locate package"):
         fetch.fetch(tmp_path / "root")
 
 
-def test_an_apt_that_hangs_is_given_up(apt, tmp_path, monkeypatch):
+def test_an_apt_that_hangs_is_given_up(apt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HANG", "1")
     monkeypatch.setattr(apt_module, "LIMIT", 0.3)
     started = time.monotonic()
@@ -518,15 +547,17 @@ def test_an_apt_that_hangs_is_given_up(apt, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("absent", ["apt-get", "dpkg-deb"])
-def test_a_machine_without_the_debian_tools_is_told_so(absent, apt, tmp_path, monkeypatch):
+def test_missing_debian_tools_are_reported(
+    absent: str, apt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     programs = tmp_path / "programs"
     (programs / absent).unlink()
     monkeypatch.setenv("PATH", str(programs))
-    with pytest.raises(FetchError, match=f"apt: {absent} is not on this machine"):
+    with pytest.raises(FetchError, match=f"apt: {absent} is not installed"):
         fetch.fetch(tmp_path / "root")
 
 
-def test_everything_that_apt_writes_is_in_the_temporary_folder(apt, tmp_path, monkeypatch):
+def test_apt_writes_to_the_scratch_folder(apt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SAYS", "E: Unable to locate package dataset-fashion-mnist")
     scratch = tmp_path / "scratch"
     scratch.mkdir()
@@ -541,7 +572,7 @@ def test_everything_that_apt_writes_is_in_the_temporary_folder(apt, tmp_path, mo
 # --- when nothing works ---
 
 
-def test_one_error_says_the_three_ways_and_what_each_source_said(raw):
+def test_the_error_has_causes_and_ways_out(raw: Path) -> None:
     with pytest.raises(FetchError) as error:
         fetch.fetch_files(raw, CHECKSUMS, [broken("first", "is closed today"), broken("second", "has moved")])
     message = str(error.value)
@@ -554,7 +585,7 @@ def test_one_error_says_the_three_ways_and_what_each_source_said(raw):
     assert all(f"{name}: missing" in message for name in CONTENTS)
 
 
-def test_files_put_there_by_hand_are_accepted(raw, good):
+def test_files_put_there_by_hand_are_accepted(raw: Path, good: Source) -> None:
     with pytest.raises(FetchError):
         fetch.fetch_files(raw, CHECKSUMS, [])
     for name, value in CONTENTS.items():
@@ -562,7 +593,7 @@ def test_files_put_there_by_hand_are_accepted(raw, good):
     assert set(fetch.fetch_files(raw, CHECKSUMS, []).values()) == {"already there"}
 
 
-def test_a_folder_that_cannot_be_written_is_said_before_anything_is_fetched(tmp_path, good):
+def test_an_unwritable_folder_is_reported_first(tmp_path: Path, good: Source) -> None:
     (tmp_path / "file").touch()
     calls: list[str] = []
     with pytest.raises(FetchError, match=r"nothing can be written there.*CNNPRUNE_DATA"):
@@ -573,7 +604,9 @@ def test_a_folder_that_cannot_be_written_is_said_before_anything_is_fetched(tmp_
 # --- the command ---
 
 
-def test_the_command_says_what_it_did(small, raw, good, monkeypatch, capsys):
+def test_the_command_says_what_it_did(
+    small: None, raw: Path, good: Source, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("CNNPRUNE_DATA", str(raw.parents[1]))
     monkeypatch.setattr(fetch, "sources", lambda: [good])
     for origin in ("good", "already there"):
@@ -584,7 +617,7 @@ def test_the_command_says_what_it_did(small, raw, good, monkeypatch, capsys):
         assert all(line.endswith(f"  SHA-256 ok  {origin}") for line in printed[-4:])
 
 
-def test_the_command_fails_with_the_message_and_no_traceback(tmp_path):
+def test_the_command_shows_no_traceback(tmp_path: Path) -> None:
     if fetch.SYSTEM_FOLDER.is_dir():
         pytest.skip(f"{fetch.PACKAGE} is installed, so the command succeeds")
     nowhere = "http://127.0.0.1:9"  # refuses at once
@@ -598,19 +631,19 @@ def test_the_command_fails_with_the_message_and_no_traceback(tmp_path):
     assert done.returncode == 1
     assert "trying Debian's package on this system" in done.stdout
     assert "Three ways to get it" in done.stderr
-    assert "apt-get is not on this machine" in done.stderr
+    assert "apt-get is not installed" in done.stderr
     assert "Traceback" not in done.stderr
     assert contents(tmp_path / "FashionMNIST" / "raw") == {}
 
 
-def test_the_command_finds_the_real_data(splits):
+def test_the_command_finds_the_real_data(splits: Splits) -> None:
     done = run_command(dict(os.environ))
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.count("SHA-256 ok  already there") == 4
     assert str(fetch.data_root() / "FashionMNIST" / "raw") in done.stdout
 
 
-def test_the_command_killed_politely_leaves_no_temporary_files(apt, tmp_path):
+def test_sigterm_leaves_no_temporary_files(apt: Path, tmp_path: Path) -> None:
     if fetch.SYSTEM_FOLDER.is_dir():
         pytest.skip(f"{fetch.PACKAGE} is installed, so nothing is downloaded")
     (tmp_path / "temporary").mkdir()

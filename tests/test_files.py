@@ -11,9 +11,7 @@ import torch
 from cnnprune_utils.files import fingerprint, write
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "file"
     write(file, b"old")
 
@@ -46,14 +44,14 @@ def test_text_is_written_as_utf_8(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_bytes() == b"\xc3\x97\n"
 
 
-def test_a_fingerprint_is_of_the_numbers_and_not_of_their_order_in_memory() -> None:
+def test_fingerprints_ignore_memory_order() -> None:
     images = torch.rand(2, 3, 4, 4)
     laid_out = images.to(memory_format=torch.channels_last)
     assert fingerprint([images]) == fingerprint([laid_out]) != fingerprint([images + 1])
     assert fingerprint([torch.tensor(3)]) != fingerprint([torch.tensor(4)])
 
 
-def test_a_fingerprint_stays_the_same_over_versions() -> None:
+def test_fingerprints_are_stable() -> None:
     """Committed files and interrupted runs hold them."""
     parts = ["text", b"bytes", torch.arange(3), torch.tensor(0.5, dtype=torch.bfloat16)]
     assert fingerprint(parts)[:16] == "60df731d104daf2c"

@@ -1,4 +1,4 @@
-"""What can be imported from cnnprune_utils and from cnnprune_utils.book, and that it loads only what is used."""
+"""The names of cnnprune_utils and cnnprune_utils.book, which load only the modules that are used."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_a_public_name_is_that_of_its_module(package) -> None:
     assert set(package.__all__) - {"__version__", "plots"} == package._HOMES.keys()
 
 
-def test_no_public_name_is_also_a_module_of_the_package() -> None:
+def test_no_public_name_is_a_module() -> None:
     modules = {path.stem for path in Path(cnnprune_utils.__file__).parent.iterdir()}
     assert modules & set(cnnprune_utils.__all__) == set()
 
@@ -49,7 +49,7 @@ def test_an_unknown_name_is_an_attribute_error(package) -> None:
         _ = package.tailor
 
 
-def test_the_version_is_that_of_the_installed_package() -> None:
+def test_the_version_is_the_installed_one() -> None:
     assert cnnprune_utils.__version__ == version("cnnprune-utils")
 
 

@@ -1,4 +1,4 @@
-"""What notebooks/nbval_sanitize.cfg lets pass when outputs are compared, and what it does not."""
+"""The differences between outputs that notebooks/nbval_sanitize.cfg lets pass, and those that it does not."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def notebook(source: str, stored: str) -> str:
     return nbformat.writes(v4.new_notebook(cells=[cell], metadata={"kernelspec": kernel}))
 
 
-def test_a_bare_nbval_run_in_a_checkout_compares_strictly(tmp_path: Path) -> None:
+def test_nbval_compares_strictly(tmp_path: Path) -> None:
     """With this Python as the kernel, the checkout's own package, no progress bars, and figures drawn."""
     for name in ("tests", "notebooks", "cnnprune_utils"):
         (tmp_path / name).mkdir()

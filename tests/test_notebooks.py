@@ -1,4 +1,4 @@
-"""What every notebook of the book keeps to, read from its file. `pytest --nbval` executes them."""
+"""The rules for every notebook of the book, checked in its file. `pytest --nbval` executes them."""
 
 from __future__ import annotations
 
@@ -13,18 +13,10 @@ import nbformat
 import pytest
 from nbformat import NotebookNode
 
+from cnnprune_utils.book.chapters import chapters_in
+
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
-CHAPTERS = [
-    "01_train.ipynb",
-    "02_taylor_criterion.ipynb",
-    "03_filter_ranks.ipynb",
-    "04_prune.ipynb",
-    "05_fine_tune.ipynb",
-    "06_compare.ipynb",
-    "07_the_papers_loop.ipynb",
-    "08_all_subnetworks.ipynb",
-    "09_ways_it_goes_wrong.ipynb",
-]
+CHAPTERS = [path.name for path in chapters_in(NOTEBOOKS)]
 APPENDIX = "appendix_mlflow.ipynb"
 ALL = [*CHAPTERS, *(f"solutions/{name}" for name in CHAPTERS), APPENDIX]
 LONGEST_CELL = 22  # lines
@@ -63,7 +55,7 @@ def ignores_output(cell: NotebookNode) -> bool:
 
 
 def texts(cell: NotebookNode) -> list[str]:
-    """What a cell's outputs show as text, HTML included."""
+    """Return the text of a cell's outputs, HTML included."""
     shown = []
     for output in cell.outputs:
         shown.append(output.get("text", ""))
@@ -71,13 +63,13 @@ def texts(cell: NotebookNode) -> list[str]:
     return shown
 
 
-def test_the_book_has_these_chapters_and_a_solution_for_each() -> None:
+def test_every_notebook_has_a_place_in_the_book() -> None:
     found = {path.relative_to(NOTEBOOKS).as_posix() for path in NOTEBOOKS.rglob("*.ipynb")}
     assert {name for name in found if ".ipynb_checkpoints" not in name} == set(ALL)
 
 
 @every_notebook
-def test_it_is_a_valid_notebook_whose_cells_have_ids(name: str) -> None:
+def test_notebooks_are_valid_and_have_ids(name: str) -> None:
     notebook = read(name)
     nbformat.validate(notebook)
     assert (notebook.nbformat, notebook.nbformat_minor) >= (4, 5)
@@ -89,21 +81,21 @@ def test_it_is_a_valid_notebook_whose_cells_have_ids(name: str) -> None:
 
 
 @every_notebook
-def test_it_names_the_kernel_everyone_has_and_no_python_of_its_own(name: str) -> None:
+def test_notebooks_name_the_common_kernel(name: str) -> None:
     metadata = read(name).metadata
     assert metadata.kernelspec.name == "python3"
     assert "version" not in metadata.get("language_info", {}), "store outputs with `make outputs`"
 
 
 @every_notebook
-def test_its_outputs_come_from_one_clean_run(name: str) -> None:
+def test_outputs_come_from_one_clean_run(name: str) -> None:
     cells = code_cells(name)
     assert cells
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1)), "run `make outputs`"
 
 
 @every_notebook
-def test_it_stores_no_error_no_warning_and_no_widget(name: str) -> None:
+def test_outputs_have_no_errors_and_no_widgets(name: str) -> None:
     assert "widgets" not in read(name).metadata
     for cell in code_cells(name):
         for output in cell.outputs:
@@ -113,12 +105,12 @@ def test_it_stores_no_error_no_warning_and_no_widget(name: str) -> None:
 
 
 @every_notebook
-def test_its_cells_fit_a_screen(name: str) -> None:
+def test_cells_fit_a_screen(name: str) -> None:
     assert [cell.source for cell in code_cells(name) if len(cell.source.splitlines()) > LONGEST_CELL] == []
 
 
 @every_notebook
-def test_every_cell_is_tested_and_only_timings_are_not_compared(name: str) -> None:
+def test_only_timings_are_not_compared(name: str) -> None:
     for cell in code_cells(name):
         marks = cell.source + " ".join(cell.metadata.get("tags", [])).upper().replace("-", "_")
         for mark in ("NBVAL_SKIP", "NBVAL_RAISES_EXCEPTION", "RAISES_EXCEPTION"):
@@ -128,7 +120,7 @@ def test_every_cell_is_tested_and_only_timings_are_not_compared(name: str) -> No
 
 
 @every_notebook
-def test_no_output_tells_whose_machine_it_ran_on(name: str) -> None:
+def test_outputs_name_no_machine(name: str) -> None:
     for cell in code_cells(name):
         for text in texts(cell):
             assert not PATH.search(text), f"a path, {PATH.search(text)}, in the output of\n{cell.source}"
@@ -148,7 +140,7 @@ def test_no_link_or_import_leaves_the_checkout(name: str) -> None:
 
 
 @every_page
-def test_a_chapter_opens_with_its_title_and_what_you_will_be_able_to_do(name: str) -> None:
+def test_chapters_open_with_title_and_goals(name: str) -> None:
     cells = read(name).cells
     assert cells[0].cell_type == "markdown"
     assert cells[0].source.startswith("# ")
@@ -157,12 +149,12 @@ def test_a_chapter_opens_with_its_title_and_what_you_will_be_able_to_do(name: st
 
 
 @every_page
-def test_a_chapter_holds_its_claims_with_asserts(name: str) -> None:
+def test_chapters_assert_their_claims(name: str) -> None:
     assert any(re.search(r"^\s*assert\b", cell.source, flags=re.MULTILINE) for cell in code_cells(name))
 
 
 @every_chapter
-def test_a_chapter_ends_with_three_exercises_and_where_their_solutions_are(name: str) -> None:
+def test_chapters_end_with_three_exercises(name: str) -> None:
     prose = "\n\n".join(cell.source for cell in read(name).cells if cell.cell_type == "markdown")
     headings = list(re.finditer(r"^#{1,3} .*\bexercises\b.*$", prose, flags=re.MULTILINE | re.IGNORECASE))
     assert len(headings) == 1
@@ -173,7 +165,7 @@ def test_a_chapter_ends_with_three_exercises_and_where_their_solutions_are(name:
 
 
 @every_chapter
-def test_between_recap_and_exercises_a_chapter_asks_six_questions_with_folded_answers(name: str) -> None:
+def test_chapters_ask_six_questions(name: str) -> None:
     prose = [cell.source for cell in read(name).cells if cell.cell_type == "markdown"]
     headings = re.findall(r"^## (.+)$", "\n\n".join(prose), flags=re.MULTILINE)
     assert headings[-3:] == ["Recap", "Check your understanding", "Exercises"]
@@ -185,13 +177,13 @@ def test_between_recap_and_exercises_a_chapter_asks_six_questions_with_folded_an
 
 
 @pytest.mark.parametrize("name", [name for name in CHAPTERS if name != "06_compare.ipynb"])
-def test_only_the_comparison_measures_on_test_data(name: str) -> None:
+def test_only_chapter_6_measures_on_test_data(name: str) -> None:
     """Validation decides, test reports once. Looking at the test images, or counting them, decides nothing."""
     measured = re.compile(r"\b(?:evaluate|predict|compare|taylor|oracle|fit|gate_gradients)\([^)]*\.test\b")
     assert [cell.source for cell in code_cells(name) if measured.search(cell.source)] == []
 
 
-def test_without_mlflow_the_appendix_is_skipped_and_nothing_else_fails(tmp_path: Path) -> None:
+def test_without_mlflow_the_appendix_is_skipped(tmp_path: Path) -> None:
     conftest = (NOTEBOOKS.parent / "conftest.py").read_text()
     assert conftest.count('find_spec("mlflow")') == 1
     (tmp_path / "conftest.py").write_text(conftest.replace('find_spec("mlflow")', "None"))

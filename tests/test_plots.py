@@ -1,4 +1,4 @@
-"""What the figures show is what they were given: numbers in percent where the axis says so, one colour a layer."""
+"""The figures show the data that they were given: numbers in percent where the axis says so, one colour a layer."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_predicted_against_true_has_all_dots() -> None:
         assert dots == [[[3, 3], [4, 4]], [[0, 0], [5, 5], [12, 12]]]
 
 
-def test_score_bars_show_raw_and_normalised_scores() -> None:
+def test_score_bars_show_both_scores() -> None:
     left, right = plots.score_bars(rank(SCORES), title="scores")
     assert [bar.get_height() for bar in left.patches] == pytest.approx([3, 4, 0, 5, 12])
     assert [bar.get_height() for bar in right.patches] == pytest.approx([0.6, 0.8, 0, 5 / 13, 12 / 13])
@@ -107,28 +107,28 @@ def test_the_ladder_is_in_the_order_of_leaving() -> None:
     assert axes.get_ylim()[0] > axes.get_ylim()[1]  # the first at the top
 
 
-def test_feature_maps_have_one_scale_for_each_filter() -> None:
+def test_feature_maps_have_a_scale_per_filter() -> None:
     maps = {"dead": torch.zeros(2, 3, 3), "alive": torch.stack([torch.eye(3), 4 * torch.eye(3)])}
     figure = plots.feature_maps(torch.rand(2, 1, 3, 3), maps, title="maps")
     assert [axes.images[0].get_clim()[1] for axes in figure.axes[2:]] == [1, 1, 4, 4]
     assert {"image", "dead", "alive"} <= texts(figure)
 
 
-def test_stability_draws_the_worst_sample_of_each_size() -> None:
+def test_stability_draws_the_worst_sample() -> None:
     table = pd.DataFrame({"n": [100, 100, 1000, 1000], "correlation": [0.9, 0.7, 1.0, 0.95]})
     axes = plots.stability(table, title="stable")
     assert lines(axes)["the worst sample of that size"].tolist() == [[100, 0.7], [1000, 0.95]]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("images scored", "rank correlation with our ranking")
 
 
-def test_the_surgery_picture_has_a_panel_per_layer() -> None:
+def test_surgery_picture_has_a_panel_per_layer() -> None:
     layers = prunable_layers(CNN((2, 3)))
     figure = plots.surgery_picture(layers, {"network.0": [1], "network.2": [0, 2]}, 1, title="surgery")
     assert len(figure.axes) == 3
     assert "surgery" in texts(figure)
 
 
-def test_accuracy_against_removed_draws_mean_and_range() -> None:
+def test_removal_curve_has_mean_and_range() -> None:
     table = pd.DataFrame({"removed": [1, 1, 2], "order": "random", "accuracy": [0.4, 0.8, 0.5]})
     axes = plots.accuracy_against_removed(table, title="orders")
     assert lines(axes)["random"] == pytest.approx(np.array([[1, 60], [2, 50]]))

@@ -26,14 +26,14 @@ def test_what_ships_is_read_by_its_name() -> None:
         (study, "studies: choices, correlations, shortlists"),
     ],
 )
-def test_an_unknown_name_is_answered_with_those_there_are(read, there: str) -> None:
+def test_an_unknown_name_lists_the_known(read, there: str) -> None:
     for name in ("basline", "../baseline", ""):
         with pytest.raises(ValueError, match=f"there is no '{name}' among the book's {there}"):
             read(name)
 
 
-def test_every_file_of_the_package_is_in_the_wheel() -> None:
-    """All that is no module is package data."""
+def test_the_wheel_has_every_file() -> None:
+    """Every file that is not a module is package data."""
     tool = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     package = ROOT / "cnnprune_utils"
     assert {path.parent for path in package.rglob("*.py")} == {

@@ -1,4 +1,4 @@
-"""The gate board: one switch per filter, and at once what the network is without the filters whose gates are closed.
+"""The gate board: one switch per filter, and the size and accuracy of the network without the closed filters.
 
 In a notebook it is a widget, :func:`board`; on a web page it is a script without a kernel, in ``page.py``. Both are the
 same ``board.js``.
@@ -26,15 +26,15 @@ class NoBoard:
 
     def __repr__(self) -> str:
         return (
-            "The gate board needs the package anywidget, which is not installed here: pip install anywidget, and start "
-            "the kernel again. Everything else works without it, and the board on the book's web page too."
+            "The gate board needs the package anywidget, which is not installed. Run pip install anywidget, and "
+            "restart the kernel. All else works without it, including the board on the book's web pages."
         )
 
 
 def board(
     model: nn.Module, split: Split, *, class_names: Sequence[str] = CLASS_NAMES, n_pictures: int = 200
 ) -> Board | NoBoard:
-    """A board with one gate per filter of ``model``, for a notebook. Its ``plan`` holds the closed gates.
+    """Return a board with one gate per filter of ``model``, for a notebook. Its ``plan`` holds the closed gates.
 
     For the book's baseline and its validation images, the numbers of all sub-networks come with the package. For
     another network or other images they are measured first, with a progress bar: the fewer images, the faster.
@@ -42,11 +42,11 @@ def board(
     Args:
         model: as :func:`cnnprune_utils.exhaustive.all_subnetworks` takes it; unchanged.
         split: the images that accuracy and loss are measured on, on the model's device.
-        class_names: what the outputs are called.
-        n_pictures: how many of the images one can look at, drawn at random.
+        class_names: names of the outputs.
+        n_pictures: number of images to look at, drawn at random.
 
     Returns:
-        The widget; or, without the package ``anywidget``, an object that says what to install.
+        The widget; or, without the package ``anywidget``, an object whose text says what to install.
 
     Raises:
         ValueError: the network is not one that ``all_subnetworks`` takes, or has too many filters for it.

@@ -54,7 +54,7 @@ async function readFacts(record) {
       return record.costs[this.kept(closed).join(" ")] ?? null;
     },
     bestOfSize: (closed) => record.best[removed(closed)] ?? null,
-    /** The filters that may leave: open, and not the last of their layer. */
+    /** The filters that may be removed: open, and not the last of their layer. */
     canLeave: (closed) => filters.filter((f) => !(closed & f.bit) && !emptied(closed | f.bit)),
   };
 }
@@ -75,7 +75,7 @@ function advisers(facts) {
     {
       name: "Taylor says",
       choose: (closed) => least(facts.canLeave(closed), (f) => f.rank),
-      why: () => "the lowest score of the filters that can leave",
+      why: () => "the lowest score of the filters that can be removed",
     },
     {
       name: "Oracle says",
@@ -303,7 +303,7 @@ function build(root, facts, eyes, { start = 0, picture: first = 0, moved = () =>
 
   function take(adviser) {
     if (!facts.canLeave(closed).length) {
-      status.textContent = "No filter can leave: each layer has one left.";
+      status.textContent = "No filter can be removed: each layer has one left.";
       return;
     }
     const filter = adviser.choose(closed);
@@ -441,7 +441,7 @@ function build(root, facts, eyes, { start = 0, picture: first = 0, moved = () =>
 const axis = () =>
   make("div", { class: "gb-axis", "aria-hidden": "true" }, ...["0 %", "accuracy", "100 %"].map((t) => make("span", {}, t)));
 
-// drawn by lot: JupyterLab loads this module anew for each board, so that no count knows of the others
+// random: JupyterLab loads this module again for each board, so a counter would not know of the others
 const newId = () => `gate-board-${Math.random().toString(36).slice(2)}`;
 const readRecord = async (record) => ({ ...(await readFacts(record)), id: newId() });
 

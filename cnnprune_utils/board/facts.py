@@ -1,4 +1,4 @@
-"""What a gate board knows of a network: every sub-network's accuracy and loss, the scores, and what filters cost.
+"""The data of a gate board: accuracy and loss of every sub-network, and the scores and costs of its filters.
 
 A set of closed gates is one number here, the *closed* number: bit i is set where filter i is closed, the filters
 counted through all layers in their order. 0 is the whole network.
@@ -64,7 +64,7 @@ class Facts:
     made: list[str] = field(default_factory=list)
 
     def number(self, plan: Plan) -> int:
-        """The closed number of a plan.
+        """Return the closed number of a plan.
 
         Raises:
             ValueError: the plan does not fit the layers.
@@ -78,7 +78,7 @@ class Facts:
         return closed
 
     def plan(self, closed: int) -> Plan:
-        """The plan of a closed number."""
+        """Return the plan of a closed number."""
         filters = {name: [closed >> self._first(name) + k & 1 for k in range(n)] for name, n in self.layers.items()}
         return Plan({name: tuple(k for k, bit in enumerate(bits) if bit) for name, bits in filters.items()})
 
@@ -87,7 +87,7 @@ class Facts:
         return sum(self.layers[name] for name in names[: names.index(layer)])
 
     def to_json(self, **more: Any) -> str:
-        """A line of JSON that the board in a browser reads, and :meth:`from_json`; with ``more`` entries if need be."""
+        """Return the facts as JSON, for the board in a browser and :meth:`from_json`; ``more`` adds entries."""
         loss = np.maximum(self.loss, _FLOOR)
         low, high = float(loss.min()), float(loss.max())
         steps = np.round(np.log(loss / low) / max(np.log(high / low), 1e-12) * _STEPS)
@@ -108,10 +108,10 @@ class Facts:
 
     @classmethod
     def from_json(cls, text: str) -> Facts:
-        """The facts that :meth:`to_json` wrote.
+        """Return the facts that :meth:`to_json` wrote.
 
         Raises:
-            ValueError: a newer format.
+            ValueError: the format is newer than :data:`FORMAT`.
         """
         record = json.loads(text)
         if record["format"] > FORMAT:
@@ -135,7 +135,7 @@ class Facts:
 
 
 def measure(model: nn.Module, split: Split, *, at_most: int = 2**16) -> Facts:
-    """The facts of ``model`` on ``split``: every sub-network measured, with a progress bar. ``model`` is unchanged.
+    """Measure every sub-network of ``model`` on ``split``, with a progress bar. ``model`` is unchanged.
 
     Raises:
         ValueError: as :func:`cnnprune_utils.exhaustive.all_subnetworks`, or there are more than 65,535 images.
@@ -162,7 +162,7 @@ def measure(model: nn.Module, split: Split, *, at_most: int = 2**16) -> Facts:
 
 
 def _costs(model: nn.Module, split: Split, layers: Mapping[str, int]) -> dict[tuple[int, ...], tuple[int, int]]:
-    """Filters kept in each layer -> (parameters, MACs), counted in networks that were really pruned."""
+    """Return filters kept in each layer -> (parameters, MACs), counted in pruned networks."""
     costs = {}
     for kept in product(*(range(1, n + 1) for n in layers.values())):
         plan = Plan({name: tuple(range(k, n)) for (name, n), k in zip(layers.items(), kept, strict=True)})
@@ -177,28 +177,28 @@ def identity(model: nn.Module, split: Split) -> str:
 
 
 def facts_of(model: nn.Module, split: Split) -> Facts:
-    """The facts that come with the package, if they are of this network and these images; else :func:`measure`."""
+    """Return the shipped facts if they are of this network and these images, else those of :func:`measure`."""
     known = shipped()
     return known if known.fingerprint == identity(model, split) else measure(model, split)
 
 
 @cache
 def shipped() -> Facts:
-    """The facts of the book's baseline on its 5,000 validation images, as ``python -m benchmarks.board`` made them."""
+    """Return the facts of the book's baseline on its 5,000 validation images (from ``python -m benchmarks.board``)."""
     return Facts.from_json(shipped_json())
 
 
 def shipped_json() -> str:
-    """The file of :func:`shipped`; it holds what the web page needs besides."""
+    """Return the content of the file of :func:`shipped`, which also holds the data of the web page."""
     return (files(__package__) / _SHIPPED).read_text(encoding="utf-8")
 
 
 def packed(numbers: NDArray[Any]) -> str:
-    """The numbers, little-endian, by zlib and base64: many sub-networks are alike, so they take a tenth."""
+    """Return the numbers, little-endian, packed by zlib and base64: about a tenth of their size."""
     little = np.ascontiguousarray(numbers, dtype=numbers.dtype.newbyteorder("<"))
     return base64.b64encode(zlib.compress(little.tobytes(), 9)).decode("ascii")
 
 
 def unpacked(text: str) -> NDArray[np.uint16]:
-    """The 16-bit numbers that :func:`packed` took."""
+    """Return the 16-bit numbers that :func:`packed` packed."""
     return np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype="<u2")

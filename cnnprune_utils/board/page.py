@@ -1,4 +1,4 @@
-"""The gate board for a web page: one classic script and one style sheet, without a kernel and without any request.
+"""The gate board for a web page: one classic script and one style sheet, without a kernel or network requests.
 
 Chromium runs no module scripts from file://, so the widget's module becomes a classic script with the data inside.
 """
@@ -8,13 +8,14 @@ from __future__ import annotations
 from importlib.resources import files
 from pathlib import Path
 
+from ..files import write
 from .facts import shipped_json
 
 _EXPORT = "export default { render };\n"
 
 
 def script() -> str:
-    """The board as a classic script: it fills every element that has the attribute ``data-gate-board``."""
+    """Return the board as a classic script, which fills every element with the attribute ``data-gate-board``."""
     source = (files(__package__) / "board.js").read_text(encoding="utf-8")
     if source.count("export") != 1 or not source.endswith(_EXPORT):
         raise ValueError("board.js must export once, at its end, as a widget's module does.")
@@ -23,7 +24,7 @@ def script() -> str:
 
 
 def style() -> str:
-    """The board's style sheet."""
+    """Return the board's style sheet."""
     return (files(__package__) / "board.css").read_text(encoding="utf-8")
 
 
@@ -33,4 +34,4 @@ def write_files(folder: Path) -> None:
     for name, content in (("gate-board.js", script()), ("gate-board.css", style())):
         path = folder / name
         if not path.exists() or path.read_text(encoding="utf-8") != content:
-            path.write_text(content, encoding="utf-8")
+            write(path, content)

@@ -1,4 +1,4 @@
-"""A handful of pictures under closed gates: what each filter sees, and which answers change."""
+"""Pictures under closed gates: the feature maps of every filter, and the answers that change."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..gates import gated
 
 
 class Pictures:
-    """Answers for ``split`` under any closed gates, fast enough to follow a switch.
+    """The outputs for ``split`` under any closed gates, fast enough to follow a switch.
 
     The last layer's filters add up to the outputs, so their contributions are kept for each state of the other layers:
     switching the last layer is a sum, and switching another layer is one pass, the first time.
@@ -51,7 +51,7 @@ class Pictures:
 
     @torch.no_grad()
     def outputs(self, closed: int) -> Tensor:
-        """The network's outputs with these gates closed, (n, classes); ``closed`` as in :mod:`.facts`."""
+        """Return the network's outputs with these gates closed, (n, classes); ``closed`` as in :mod:`.facts`."""
         open_ = self._open(closed)
         end = open_.pop(self._last)
         front = closed & ~sum(1 << i for i in range(*self._bits[self._last].indices(64)))
@@ -66,13 +66,13 @@ class Pictures:
         return (kept @ sums.flatten(1)).view(sums.shape[1:]).T
 
     def answers(self, closed: int) -> NDArray[np.int64]:
-        """The class of the highest output for each picture, (n,)."""
+        """Return the class of the highest output for each picture, (n,)."""
         answers: NDArray[np.int64] = self.outputs(closed).argmax(1).cpu().numpy()
         return answers
 
     @torch.no_grad()
     def maps(self, picture: int, closed: int) -> list[NDArray[np.float32]]:
-        """The feature map of every filter for one picture, before its own gate: one (height, width) per filter."""
+        """Return the feature map of every filter for one picture, before its own gate, as (height, width)."""
         for name, values in self._open(closed).items():
             self._network.gates[name].values = values
         self._network.on_read = self._note_maps
@@ -89,7 +89,7 @@ class Pictures:
         return maps
 
     def image(self, picture: int) -> NDArray[np.uint8]:
-        """One picture as grey bytes, (height, width)."""
+        """Return one picture as grey bytes, (height, width)."""
         return grey(self._split.inputs[picture].mean(0).float().cpu().numpy(), 1.0)
 
     def label(self, picture: int) -> int:
@@ -112,5 +112,5 @@ class Pictures:
 
 
 def grey(numbers: NDArray[np.float32], most: float) -> NDArray[np.uint8]:
-    """0 to ``most`` as bytes from 0 to 255; what lies outside is cut off."""
+    """Return the numbers, from 0 to ``most``, as bytes from 0 to 255; others are clipped."""
     return np.round(np.clip(numbers / most if most > 0 else numbers * 0, 0, 1) * 255).astype(np.uint8)

@@ -101,7 +101,7 @@ class Board(anywidget.AnyWidget):
         }
 
     def _maps(self, closed: int, picture: int) -> list[dict[str, Any]]:
-        """The maps as bytes; white is the strongest of the layer in the whole network, so that maps compare."""
+        """Return the maps as bytes; white is the layer's maximum in the whole network, so that maps compare."""
         now, whole = (self._pictures.maps(picture, gates) for gates in (closed, 0))
         maps, first = [], 0
         for n in self.known.layers.values():

@@ -1,4 +1,4 @@
-"""What only the chapters need: Fashion-MNIST, the book's network, stored results, every figure."""
+"""Fashion-MNIST, the book's network, its stored results and its figures: only the chapters need them."""
 
 from __future__ import annotations
 

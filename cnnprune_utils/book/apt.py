@@ -26,18 +26,18 @@ Dir::Cache "{scratch}/cache";
 
 
 class AptError(OSError):
-    """The package cannot be had; the message says why."""
+    """The package is unavailable; the message says why."""
 
 
 def unpack(package: str, scratch: Path) -> Path:
-    """Download ``package`` and unpack it; returns the folder that stands for ``/``, below ``scratch``.
+    """Download ``package`` and unpack it; return the folder that stands for ``/``, below ``scratch``.
 
     Raises:
-        AptError: apt is not on this machine, does not know the package, or cannot reach the network.
+        AptError: apt is not installed, does not know the package, or cannot reach the network.
     """
     for tool in ("apt-get", "dpkg-deb"):
         if shutil.which(tool) is None:
-            raise AptError(f"{tool} is not on this machine")
+            raise AptError(f"{tool} is not installed")
     for folder in ("cache/archives/partial", "state/lists/partial", "unpacked"):
         (scratch / folder).mkdir(parents=True)
     config = scratch / "apt.conf"
@@ -55,7 +55,7 @@ def unpack(package: str, scratch: Path) -> Path:
 
 
 def _download_with_own_lists(*apt: str, package: str, cwd: Path) -> None:
-    """For package lists that are empty or old, and may be root's: ``apt-get update`` into a private folder first."""
+    """Run ``apt-get update`` into a private folder first: the system's package lists are empty or old."""
     update_said = ""
     try:
         _run(*apt, "update", cwd=cwd)

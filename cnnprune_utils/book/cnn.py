@@ -46,7 +46,7 @@ class CNN(nn.Module):
         self.network = nn.Sequential(*layers, nn.Flatten(), nn.Linear(widths[-1] * height * width, n_classes))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (n, in_channels, height, width) to outputs (n, n_classes): logits, no softmax."""
+        """Return the logits, (n, n_classes), of images (n, in_channels, height, width)."""
         outputs: Tensor = self.network(images)
         return outputs
 
@@ -61,13 +61,13 @@ class CNN(nn.Module):
 
     @property
     def image_size(self) -> int | tuple[int, int]:
-        """One number for square images, else (height, width). No layer knows it, and no pruning changes it."""
+        """One number for square images, else (height, width). No layer holds it, and pruning does not change it."""
         height, width = self._image_size
         return height if height == width else (height, width)
 
     @property
     def example_input_array(self) -> Tensor:
-        """Two random images that fit, (2, in_channels, height, width): what the network is followed on."""
+        """Two random images, (2, in_channels, height, width), for analyses that run the network."""
         like, generator = next(self.parameters()), torch.Generator().manual_seed(0)
         images = torch.rand((2, self.in_channels, *self._image_size), generator=generator)
         return images.to(like.device, like.dtype)

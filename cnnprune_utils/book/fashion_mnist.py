@@ -75,7 +75,7 @@ def load_fashion_mnist(root: str | os.PathLike[str] | None = None, *, validation
 
 
 def _read(folder: Path, part: str) -> tuple[Tensor, Tensor]:
-    """Images uint8 (N, 28, 28) and labels int64 (N,) of "train" or "t10k"."""
+    """Return images uint8 (N, 28, 28) and labels int64 (N,) of "train" or "t10k"."""
     from torchvision.datasets.mnist import read_image_file, read_label_file
 
     images = read_image_file(str(folder / f"{part}-images-idx3-ubyte"))
@@ -84,7 +84,7 @@ def _read(folder: Path, part: str) -> tuple[Tensor, Tensor]:
 
 
 def _balanced(labels: Tensor, per_class: int, seed: int) -> Tensor:
-    """A mask (N,) that is True for ``per_class`` random examples of each class."""
+    """Return a mask (N,) that is True for ``per_class`` random examples of each class."""
     import torch
 
     generator = torch.Generator("cpu").manual_seed(seed)
@@ -102,7 +102,7 @@ def _split(images: Tensor, labels: Tensor) -> Split:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """``python -m cnnprune_utils.book.fashion_mnist``: fetch, print what was done; returns the exit code."""
+    """Run ``python -m cnnprune_utils.book.fashion_mnist``: fetch the data, print its sources, return the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m cnnprune_utils.book.fashion_mnist",
         description="Fetch Fashion-MNIST to CNNPRUNE_DATA, else the checkout's data/, else the user's cache folder.",
@@ -112,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def fetch_and_say(root: str | os.PathLike[str] | None = None) -> int:
-    """Fetch what is missing or damaged, print what was done, or what is wrong; returns the exit code."""
+    """Fetch missing or damaged files, print the source of each file or the error, and return the exit code."""
     from .fetch import FetchError, fetch
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)

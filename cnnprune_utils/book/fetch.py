@@ -1,6 +1,6 @@
-"""Get the four files of Fashion-MNIST from whichever source works, and prove that they are the right ones.
+"""Fetch the four files of Fashion-MNIST from the first source that works, and verify their checksums.
 
-Every source hands over gzipped files. A file enters the folder only when the SHA-256 of its uncompressed bytes
+Every source gives gzipped files. A file enters the folder only when the SHA-256 of its uncompressed bytes
 is the known one, and in one step (:func:`cnnprune_utils.files.write`), so that a fetch may be interrupted, or run twice
 at once.
 """
@@ -41,11 +41,11 @@ pooch.get_logger().setLevel("WARNING")  # what it does is said here already
 
 
 class FetchError(RuntimeError):
-    """Fashion-MNIST, or one source of it, cannot be had; the message says why and what can be done."""
+    """Fashion-MNIST, or one source of it, is unavailable; the message says why and what to do."""
 
 
 class Fetched(NamedTuple):
-    """What a fetch did: the folder that now holds the files, and for each file where it came from."""
+    """The result of a fetch: the folder that holds the files, and the source of each file."""
 
     folder: Path
     origin: dict[str, str]
@@ -59,7 +59,7 @@ class Source(NamedTuple):
 
 
 def data_root(root: str | os.PathLike[str] | None = None) -> Path:
-    """The data folder: ``root``, else CNNPRUNE_DATA, else the checkout's data/, else the user's cache folder."""
+    """Return the data folder: ``root``, else CNNPRUNE_DATA, else the checkout's data/, else the user's cache folder."""
     chosen = root if root is not None else os.environ.get("CNNPRUNE_DATA")
     if chosen:
         try:
@@ -86,7 +86,7 @@ def fetch(root: str | os.PathLike[str] | None = None) -> Fetched:
 
 
 def sources() -> list[Source]:
-    """The sources, best first."""
+    """Return the sources, best first."""
     mirrors = (Source(f"the mirror {mirror}", partial(from_mirror, mirror)) for mirror in FashionMNIST.mirrors)
     return [
         Source(f"Debian's package on this system ({SYSTEM_FOLDER})", from_system),
@@ -96,7 +96,7 @@ def sources() -> list[Source]:
 
 
 def fetch_files(folder: Path, files: Mapping[str, str], sources: Sequence[Source]) -> dict[str, str]:
-    """Complete ``folder`` to ``files`` (name -> SHA-256) from the first sources that can; returns name -> origin."""
+    """Complete ``folder`` to ``files`` (name -> SHA-256) from the first sources that can; return name -> origin."""
     origin = {name: "already there" for name in files if _sha256(folder / name) == files[name]}
     if len(origin) == len(files):
         return origin  # and nothing was written: a read-only folder will do
@@ -122,14 +122,14 @@ def fetch_files(folder: Path, files: Mapping[str, str], sources: Sequence[Source
 
 
 def from_system(wanted: Sequence[str], scratch: Path) -> Iterator[Path]:
-    """The files of Debian's package where that is installed."""
+    """Yield the files of Debian's package, if it is installed."""
     if not SYSTEM_FOLDER.is_dir():
         raise FetchError("not installed")
     yield from (SYSTEM_FOLDER / f"{name}.gz" for name in wanted)
 
 
 def from_mirror(mirror: str, wanted: Sequence[str], scratch: Path) -> Iterator[Path]:
-    """The files downloaded from ``mirror``, with torchvision's checksums of the gzipped files."""
+    """Yield the files downloaded from ``mirror``, checked with torchvision's checksums of the gzipped files."""
     checksums = {name: f"md5:{md5}" for name, md5 in FashionMNIST.resources}
     files = pooch.create(path=scratch, base_url=mirror, registry=checksums, retry_if_failed=RETRIES)
     downloader = pooch.HTTPDownloader(timeout=SILENCE, progressbar=True)
@@ -137,14 +137,14 @@ def from_mirror(mirror: str, wanted: Sequence[str], scratch: Path) -> Iterator[P
 
 
 def from_apt(wanted: Sequence[str], scratch: Path) -> Iterator[Path]:
-    """The files of Debian's package, downloaded with ``apt-get`` and unpacked without installing."""
+    """Yield the files of Debian's package, downloaded with ``apt-get`` and unpacked without installing it."""
     folder = apt.unpack(PACKAGE, scratch) / SYSTEM_FOLDER.relative_to("/")
     yield from (folder / f"{name}.gz" for name in wanted)
 
 
 def _sha256(path: Path) -> str | None:
-    """The checksum of a file, None where there is no file."""
-    return pooch.file_hash(str(path)) if path.is_file() else None
+    """Return the checksum of a file, or None if it does not exist."""
+    return fingerprint([path.read_bytes()]) if path.is_file() else None
 
 
 def _check_writable(folder: Path) -> None:
@@ -160,7 +160,7 @@ def _check_writable(folder: Path) -> None:
 
 
 def _install(packed: Path, target: Path, sha256: str) -> None:
-    """Unpack ``packed``, check it, and put it at ``target`` in one step."""
+    """Unpack ``packed``, check its contents, and write them to ``target`` atomically."""
     with gzip.open(packed) as file:
         data = file.read(LARGEST)
     if fingerprint([data]) != sha256:

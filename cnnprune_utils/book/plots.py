@@ -38,13 +38,13 @@ WIDTH = 7.5  # inches: the width of a page
 
 
 def layer_colors(layers: Iterable[str]) -> dict[str, str]:
-    """A colour for each layer name, in the order in which the names first appear."""
+    """Return a colour for each layer name, in the order in which the names first appear."""
     names = list(dict.fromkeys(layers))
     return {name: LAYER_COLORS[i % len(LAYER_COLORS)] for i, name in enumerate(names)}
 
 
 def class_grid(split: Split, *, title: str, per_class: int = 8) -> Figure:
-    """The first ``per_class`` images of each class, one row a class."""
+    """Draw the first ``per_class`` images of each class, one row per class."""
     figure, grid = plt.subplots(10, per_class, figsize=(WIDTH, WIDTH * 10 / (per_class + 3)), squeeze=False)
     for label, (row, name) in enumerate(zip(grid, CLASS_NAMES, strict=True)):
         for axes, image in zip(row, split.inputs[split.targets == label], strict=False):
@@ -56,7 +56,7 @@ def class_grid(split: Split, *, title: str, per_class: int = 8) -> Figure:
 
 
 def learning_curves(history: pd.DataFrame, *, title: str) -> tuple[Axes, Axes]:
-    """Loss (training and validation) and validation accuracy, epoch by epoch, side by side."""
+    """Draw the training and validation loss, and beside it the validation accuracy, against the epoch."""
     _, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3), layout="constrained")
     trained = history[history["epoch"] > 0]
     left.plot(trained["epoch"], trained["train_loss"], marker="o", color=LAYER_COLORS[0], label="training images")
@@ -75,7 +75,7 @@ def learning_curves(history: pd.DataFrame, *, title: str) -> tuple[Axes, Axes]:
 def accuracy_curves(
     histories: Mapping[str, pd.DataFrame], *, title: str, colors: Mapping[str, str] = STAGE_COLORS
 ) -> Axes:
-    """Validation accuracy epoch by epoch, one line for each history; epoch 0 is before the first update."""
+    """Draw validation accuracy against the epoch, one line per history; epoch 0 is before the first update."""
     axes = _axes(4)
     for i, (name, history) in enumerate(histories.items()):
         color = colors.get(name, LAYER_COLORS[i % len(LAYER_COLORS)])
@@ -89,7 +89,7 @@ def accuracy_curves(
 
 
 def cuts_and_updates(walk: pd.DataFrame, *, at_once: float, title: str) -> Axes:
-    """Accuracy while filters leave one by one, a cut and then updates; dashed: ``at_once``, after all cuts at once.
+    """Draw accuracy while filters are removed one by one, each followed by updates; dashed: all removed ``at_once``.
 
     ``walk`` has the columns ``removed``, ``after the cut``, ``after the updates``.
     """
@@ -106,7 +106,7 @@ def cuts_and_updates(walk: pd.DataFrame, *, at_once: float, title: str) -> Axes:
 
 
 def loss_along_gate(gate: Sequence[float], loss: Sequence[float], slope: float, *, title: str) -> Axes:
-    """The measured loss as one gate closes from 1 to 0, and the straight line that its slope at 1 promises."""
+    """Draw the measured loss as one gate closes from 1 to 0, and the straight line given by its slope at 1."""
     axes = _axes(3.5)
     start = loss[int(np.argmax(gate))]
     axes.plot(gate, loss, marker="o", color=LAYER_COLORS[0], label="measured")
@@ -117,7 +117,7 @@ def loss_along_gate(gate: Sequence[float], loss: Sequence[float], slope: float, 
 
 
 def predicted_against_true(guesses: Mapping[str, Scores], true: Scores, *, title: str) -> list[Axes]:
-    """Change in loss when a filter leaves: guessed (x) against measured (y), a panel a guess, a dot a filter."""
+    """Draw the true change in loss without a filter (y) against guesses (x): a panel per guess, a dot per filter."""
     figure, row = plt.subplots(1, len(guesses), figsize=(WIDTH, 3.8), sharey=True, squeeze=False, layout="constrained")
     colors = layer_colors(true)
     for axes, (name, guess) in zip(row[0], guesses.items(), strict=True):
@@ -134,7 +134,7 @@ def predicted_against_true(guesses: Mapping[str, Scores], true: Scores, *, title
 
 
 def score_bars(ranks: pd.DataFrame, *, title: str) -> tuple[Axes, Axes]:
-    """The scores of all filters, raw and normalised by layer, side by side."""
+    """Draw the scores of all filters, raw and normalised by layer, side by side."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3.2), layout="constrained")
     for axes, column in ((left, "score"), (right, "normalized")):
         _bars(axes, ranks, column)
@@ -146,7 +146,7 @@ def score_bars(ranks: pd.DataFrame, *, title: str) -> tuple[Axes, Axes]:
 
 
 def rank_ladder(ranks: pd.DataFrame, *, title: str, n_removed: int) -> Axes:
-    """All filters from the least to the most important; those above the dashed line are the first ``n_removed``."""
+    """Draw all filters from the least to the most important, and a dashed line below the first ``n_removed``."""
     ordered = ranks.sort_values("rank")
     colors = layer_colors(ranks["layer"])
     axes = _axes(0.28 * len(ranks) + 1)
@@ -164,7 +164,7 @@ def rank_ladder(ranks: pd.DataFrame, *, title: str, n_removed: int) -> Axes:
 
 
 def feature_maps(images: Tensor, maps: Mapping[str, Tensor], *, title: str) -> Figure:
-    """Images (n, 1, H, W) in the top row, and below them one row of feature maps (n, H, W) for each named filter."""
+    """Draw images (n, 1, H, W) in the top row, and below them a row of feature maps (n, H, W) per named filter."""
     rows = {"image": images[:, 0], **maps}
     figure, grid = plt.subplots(len(rows), len(images), figsize=(WIDTH, 0.95 * len(rows) + 0.5), squeeze=False)
     for row, (name, pictures) in zip(grid, rows.items(), strict=True):
@@ -177,7 +177,7 @@ def feature_maps(images: Tensor, maps: Mapping[str, Tensor], *, title: str) -> F
 
 
 def stability(table: pd.DataFrame, *, title: str) -> Axes:
-    """Rank correlation of samples with our ranking, against the images scored; columns ``n``, ``correlation``."""
+    """Draw the rank correlation of samples with our ranking against their size; columns ``n``, ``correlation``."""
     axes = _axes(3.5)
     axes.plot(table["n"], table["correlation"], "o", color=KEPT, ms=4, label="one random sample")
     worst = table.groupby("n")["correlation"].min()
@@ -190,7 +190,7 @@ def stability(table: pd.DataFrame, *, title: str) -> Axes:
 
 
 def surgery_picture(layers: Sequence[Layer], kept: Mapping[str, Sequence[int]], n_inputs: int, *, title: str) -> Figure:
-    """Which block of every weight leaves: a row for each filter, a column for each input of a chain of ``layers``.
+    """Draw the blocks that are removed from the weights of a chain of ``layers``: a row per filter, a column per input.
 
     The last panel shows the linear layer, whose columns come in one block for each filter of the last layer.
     """
@@ -227,7 +227,7 @@ def surgery_picture(layers: Sequence[Layer], kept: Mapping[str, Sequence[int]], 
 
 
 def accuracy_against_removed(table: pd.DataFrame, *, title: str) -> Axes:
-    """Accuracy against filters removed; columns ``removed``, ``order``, ``accuracy``. Several rows: mean and range."""
+    """Draw accuracy against filters removed; columns ``removed``, ``order``, ``accuracy``. Repeats: mean and range."""
     axes = _axes(4)
     for i, (name, group) in enumerate(table.groupby("order", sort=False)):
         runs = 100 * group.groupby("removed")["accuracy"].agg(["mean", "min", "max"])
@@ -239,7 +239,7 @@ def accuracy_against_removed(table: pd.DataFrame, *, title: str) -> Axes:
 
 
 def among_all(table: pd.DataFrame, ways: Mapping[str, pd.Series], *, title: str) -> Axes:
-    """The accuracy of every sub-network, a grey dot each, and of what some ways chose.
+    """Draw the accuracy of every sub-network as a grey dot, and lines through those that some ways chose.
 
     ``table`` has a row per sub-network and the columns ``removed``, ``accuracy``; a way is the accuracy by number of
     filters removed. The dots of one number are spread sideways, so that they do not hide each other.
@@ -256,7 +256,7 @@ def among_all(table: pd.DataFrame, ways: Mapping[str, pd.Series], *, title: str)
 
 
 def lost_to_best(table: pd.DataFrame, *, title: str) -> Axes:
-    """Points of accuracy lost against the best choice; columns ``removed``, ``way``, ``lost`` (0 to 1).
+    """Draw points of accuracy lost against the best choice; columns ``removed``, ``way``, ``lost`` (0 to 1).
 
     Several rows: their mean, and a bar from the least to the most.
     """
@@ -274,7 +274,7 @@ def lost_to_best(table: pd.DataFrame, *, title: str) -> Axes:
 
 
 def correlation_dots(table: pd.DataFrame, *, title: str) -> list[Axes]:
-    """Each criterion's correlation with the truth, a panel a layer; columns ``layer``, ``criterion``, ``spearman``.
+    """Draw each criterion's correlation with the oracle, a panel per layer; columns ``layer, criterion, spearman``.
 
     A hollow dot for each row of a criterion, and a full one with a bar for their mean and its 95 % interval (Student).
     """
@@ -299,7 +299,7 @@ def correlation_dots(table: pd.DataFrame, *, title: str) -> list[Axes]:
 
 
 def changes_against_removed(table: pd.DataFrame, *, title: str) -> Axes:
-    """Change in loss against filters removed (the index of ``table``): a line for each column, the last one thick."""
+    """Draw the change in loss against filters removed (the index of ``table``), a line per column, the last thick."""
     axes = _axes(3.5)
     for i, (name, changes) in enumerate(table.items()):
         last = i == len(table.columns) - 1
@@ -314,7 +314,7 @@ def changes_against_removed(table: pd.DataFrame, *, title: str) -> Axes:
 
 
 def class_changes(changes: pd.Series, *, title: str) -> Axes:
-    """Points of accuracy won or lost by each class, sorted."""
+    """Draw the points of accuracy that each class wins or loses, sorted."""
     axes = _axes(4)
     ordered = (100 * changes).sort_values()
     axes.barh(ordered.index, ordered, color=[REMOVED if value < 0 else LAYER_COLORS[0] for value in ordered])
@@ -324,7 +324,7 @@ def class_changes(changes: pd.Series, *, title: str) -> Axes:
 
 
 def shares(table: pd.DataFrame, *, title: str) -> Axes:
-    """Shares, from 0 to 1, for each network (rows): of the original's costs, or of the images (columns)."""
+    """Draw shares, from 0 to 1, for each network (rows): of the original's costs, or of the images (columns)."""
     axes = _axes(4)
     width = 0.8 / len(table)
     for i, (name, row) in enumerate(table.iterrows()):

@@ -1,4 +1,4 @@
-"""The command ``cnnprune``: what the package does, from the command line, in a folder for each run.
+"""The command ``cnnprune``: the package from the command line, with a folder for each run.
 
 It needs the packages of the optional group ``command``; nothing else in :mod:`cnnprune_utils` imports it.
 """

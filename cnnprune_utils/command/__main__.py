@@ -1,4 +1,4 @@
-"""Where the command begins, also as ``python -m cnnprune_utils.command``: what its process needs beforehand."""
+"""The entry point of ``cnnprune`` and ``python -m cnnprune_utils.command``: prepares the process."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ NEEDS = {
     "filelock": "filelock",
     "yaml": "pyyaml",
 }
-"""Module -> the package that brings it. MLflow is not among them: without it runs are kept in their folders only."""
+"""Module -> package to install. MLflow is optional: without it, runs are kept in their folders only."""
 
 
 def main() -> int:
-    """Do what the command line says; returns the exit code."""
+    """Run the command line and return the exit code."""
     if missing := [package for module, package in NEEDS.items() if find_spec(module) is None]:
         print(
             f"error: cnnprune needs what is not installed; pip install {' '.join(missing)} brings it", file=sys.stderr
@@ -30,9 +30,9 @@ def main() -> int:
         os.environ.setdefault("TQDM_DISABLE", "1")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="replace")  # what the terminal has no sign for must not end a run
+            stream.reconfigure(errors="replace")  # a sign that the terminal cannot show must not end a run
     logging.basicConfig(format="%(message)s")
-    logging.getLogger("cnnprune_utils.book.fetch").setLevel(logging.INFO)  # data that is missing takes a while to come
+    logging.getLogger("cnnprune_utils.book.fetch").setLevel(logging.INFO)  # fetching missing data takes a while
     try:
         from . import cli
 
@@ -41,13 +41,13 @@ def main() -> int:
         return code
     except KeyboardInterrupt:
         return 130
-    except OSError as error:  # nobody reads what is printed any more, or there is no room for it
-        # or Python tries again at its end, and complains
+    except OSError as error:  # the reader of the output is gone, or its disk is full
+        # otherwise Python writes again when it ends, and complains
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         print(f"error: {error}", file=sys.stderr)
         return 1
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C again, while Python ends: it was heard
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C again, while Python ends: ignored
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do what the command line says; returns the exit code."""
+    """Run the command line and return the exit code."""
     try:
         given = parser().parse_args(arguments, defaults=False)
         command, options = given.command, given[given.command]
@@ -55,10 +55,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _steps(command: str, folder: RunFolder, settings: Settings, *, redo: bool) -> int:
-    """One step, or all of them for ``run``."""
+    """Run one step, or all of them for ``run``."""
     from safetensors import SafetensorError
 
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill ends as Ctrl-C does
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM ends a run as Ctrl-C does
     try:
         _do(command, folder, settings, redo)
     except (SettingsError, RunError):
@@ -76,7 +76,7 @@ def _steps(command: str, folder: RunFolder, settings: Settings, *, redo: bool) -
 
 
 def _reason(error: Exception) -> str:
-    """Our own errors in full; of PyTorch's, such as memory that ran out, the line before its advice to developers."""
+    """Return the message of an error; of PyTorch's, the first line only, without its advice to developers."""
     from ..book.fetch import FetchError
 
     text = str(error) or type(error).__name__
@@ -100,17 +100,17 @@ def _do(command: str, folder: RunFolder, settings: Settings, redo: bool) -> None
     first = "train" if command == "run" else command
     work.check(settings)
     folder.refuse(settings, step=first, redo=redo)
-    tracker = Tracker(settings.tracking, anew=redo) if settings.tracking.enabled else Observer()
+    tracker = Tracker(settings.tracking, new_run=redo) if settings.tracking.enabled else Observer()
     splits = work.load_data(settings.data, settings.seed)
     with folder.locked():
-        folder.refuse(settings, step=first, redo=redo)  # while the images were read, another process may have worked
+        folder.refuse(settings, step=first, redo=redo)  # another process may have worked while the images were read
         folder.begin(settings, step=first, redo=redo)
         observer = Observers([Console(), tracker])
         observer.start(folder.path, settings, versions(settings))
         try:
             for name in ("settings.yaml", "versions.json"):
                 observer.file(folder.file(name))
-            for name in [*STEPS][: [*STEPS].index(first)]:  # done before, and perhaps never tracked
+            for name in [*STEPS][: [*STEPS].index(first)]:  # done before, but perhaps not tracked
                 STEP_FUNCTIONS[name](work.Run(folder, settings, splits, tracker))
             run = work.Run(folder, settings, splits, observer)
             for name in STEPS if command == "run" else [command]:
@@ -123,11 +123,11 @@ def _do(command: str, folder: RunFolder, settings: Settings, redo: bool) -> None
 
 def _predict(options: Namespace) -> int:
     from ..book.fashion_mnist import load_fashion_mnist
-    from .pictures import Failure, as_json, as_text, predict_files, predict_images
+    from .predictions import Failure, as_json, as_text, predict_files, predict_images
 
     paths, numbers = options.get("images") or [], options.get("index") or []
     if not paths and not numbers:
-        return _say("error: there is nothing to predict: give image files, folders, or --index", USAGE)
+        return _say("error: nothing to predict. Give image files, folders, or --index", USAGE)
     model = _model(options["model"], options.get("tracking.uri"))
     of_test = []
     if numbers:
@@ -147,13 +147,13 @@ def _predict(options: Namespace) -> int:
 
 
 def _model(name: str, uri: str | None) -> nn.Module:
-    """The last network of a run's folder, or the one in a file, or one in MLflow's store.
+    """Return the last network of a run's folder, the one in a file, or one in MLflow's store.
 
     Raises:
-        ValueError, OSError: there is none, or it is damaged, or not made for Fashion-MNIST.
+        ValueError, OSError: it does not exist, is damaged, or was not made for Fashion-MNIST.
     """
     from ..saving import load_model
-    from .store import NoStore, fetch_network, place
+    from .store import NETWORKS, NoStore, fetch_network, place
 
     path = Path(name)
     if not path.exists() and path.suffix != ".safetensors" and len(path.parts) <= 2 and path.parts[0] != "runs":
@@ -163,13 +163,13 @@ def _model(name: str, uri: str | None) -> nn.Module:
         except NoStore as error:
             raise ValueError(f"there is no run folder and no file {name}; {error}") from error
     if path.is_dir():
-        files = [path / f"{name}.safetensors" for name in ("finetuned", "pruned", "baseline")]
+        files = [path / f"{name}.safetensors" for name in NETWORKS]
         there = [file for file in files if file.is_file()]
         if not there:
             raise ValueError(f"{path} holds no network of a run; `cnnprune train` makes one")
         path = there[0]
-        if path.stem != "finetuned":
-            _say(f"note: the {path.stem} network answers; there is no fine-tuned one yet", 0)
+        if path.stem != NETWORKS[0]:
+            _say(f"note: the {path.stem} network answers, because the run is not fine-tuned yet", 0)
     if not path.exists():
         raise ValueError(f"there is no run folder and no file {path}")
     return _checked(load_model(path), name)

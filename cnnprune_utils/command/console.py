@@ -1,4 +1,4 @@
-"""What a run prints, for a person who watches."""
+"""The output of a run in the terminal."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SAYS = {
     "train": "Train the original network",
     "score": "Score its filters",
     "prune": "Prune",
-    "finetune": "Fine-tune what is left",
+    "finetune": "Fine-tune the pruned network",
     "compare": "Compare on the test images",
 }
 _TITLES = {
@@ -35,11 +35,11 @@ _NOTES = {
 
 
 def say(text: str = "", file: TextIO | None = None) -> None:
-    tqdm.write(text, file)  # which leaves a progress bar whole
+    tqdm.write(text, file)  # which keeps a progress bar intact
 
 
 class Console(Observer):
-    """Prints epochs, tables and summaries as they come; of a step that was done before, all but the epochs."""
+    """Prints epochs, tables and summaries as they come; for a step that was done before, no epochs."""
 
     def __init__(self) -> None:
         self.epochs: dict[Stage, int] = {}

@@ -17,11 +17,11 @@ from .folder import STEPS, RunFolder
 
 FIRST = {"train": "epoch", "finetune": "epoch", "ranks": "layer", "removed": "layer", "loop": "step"}
 FIRST |= {"comparison": "model"}
-"""Table -> a column that it has."""
+"""Table -> a column that it must have."""
 
 
 def draw(folder: RunFolder, step: str) -> None:
-    """Draw the figure of ``step``, which is done, unless it is there."""
+    """Draw the figure of ``step``, which is done, unless it exists."""
     if step not in FIGURES:
         return
     name, figure_of = FIGURES[step]
@@ -35,10 +35,10 @@ def draw(folder: RunFolder, step: str) -> None:
 
 
 def table(folder: RunFolder, name: str) -> pd.DataFrame:
-    """``name``.csv.
+    """Return the table ``name``.csv.
 
     Raises:
-        ValueError: it is not the table that a step wrote there.
+        ValueError: it is damaged.
     """
     file = folder.file(f"{name}.csv")
     step = next((step for step in STEPS if file in folder.files(step)), "run")
@@ -88,4 +88,4 @@ FIGURES: dict[str, tuple[str, Callable[[RunFolder], Figure]]] = {
     "finetune": ("accuracy", _accuracy),
     "compare": ("shares", _shares),
 }
-"""Step -> the name of its figure, and what draws it."""
+"""Step -> the name of its figure, and the function that draws it."""

@@ -1,4 +1,4 @@
-"""The folder of a run: which step writes what there, what is done, and what may still change."""
+"""The folder of a run: the files of each step, the steps that are done, and the settings that are fixed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from shutil import rmtree
 
 from filelock import FileLock, Timeout
 
-from ..files import write
+from ..files import changes, write
 from . import parsing
 from .settings import Settings, differences
 
@@ -35,15 +35,19 @@ READS: dict[str, tuple[str, ...]] = {
     "finetune": ("finetuning",),
     "compare": (),
 }
-"""Step -> the settings that it reads and no step before it does."""
+"""Step -> the settings that it is the first to read."""
 
-_UNFINISHED = {"train": "train.state", "prune": "loop", "finetune": "finetune.state"}  # what is there in the middle
+_UNFINISHED = {
+    "train": "train.state",
+    "prune": "loop",
+    "finetune": "finetune.state",
+}  # the state of a step that was interrupted
 _ALSO = {"train": ("figures/training.png",), "score": ("figures/ranks.png",), "prune": ("loop.csv",)}
 _ALSO |= {"finetune": ("figures/accuracy.png",), "compare": ("figures/shares.png",)}
 
 
 class RunError(ValueError):
-    """The folder is no run, or another one, or a step before this one is missing."""
+    """The folder is not a run, is that of another run, or lacks an earlier step."""
 
 
 class RunFolder:
@@ -51,28 +55,28 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.ready = False  # begin was called: the settings are in the folder
+        self.ready = False  # True once begin has written the settings
 
     def file(self, name: str) -> Path:
         return self.path / name
 
     def files(self, step: str) -> list[Path]:
-        """What the step wrote."""
+        """Return the existing files that the step wrote."""
         return [file for name in (*STEPS[step], *_ALSO.get(step, ())) if (file := self.file(name)).exists()]
 
     def done(self, step: str) -> bool:
         return all(self.file(name).exists() for name in STEPS[step])
 
     def unfinished(self, step: str) -> Path:
-        """Where the step keeps its state until it is done."""
+        """Return the path where the step keeps its state until it is done."""
         return self.file(_UNFINISHED[step])
 
     def settings(self) -> Settings:
-        """The settings that the run was begun with.
+        """Return the settings that the run was begun with.
 
         Raises:
-            RunError: there is no run.
-            parsing.SettingsError: its settings.yaml was changed to something impossible.
+            RunError: the folder is not a run.
+            parsing.SettingsError: its settings.yaml was edited and is not valid.
         """
         if not self.file("settings.yaml").is_file():
             where = "a new folder" if self.path.exists() else self.path
@@ -80,39 +84,40 @@ class RunFolder:
         return parsing.read(self.file("settings.yaml"))
 
     def refuse(self, settings: Settings, *, step: str, redo: bool) -> None:
-        """Raise where :meth:`begin` must not be called; change nothing.
+        """Check that :meth:`begin` may be called; change nothing.
 
         Raises:
-            RunError: a step before ``step`` is missing, the folder is no run, or what is begun has other settings.
+            RunError: an earlier step is missing, the folder is not a run, or a step was begun with other settings.
         """
         before = list(STEPS)[: list(STEPS).index(step)]
         if self.path.exists() and not self.path.is_dir():
-            raise RunError(f"{self.path} is a file, and a run is a folder. Take a new one")
+            raise RunError(f"{self.path} is a file, and a run is a folder. Choose a new one")
         if self.file("settings.yaml").is_file():
             was = self.settings()
             for name in before if redo else STEPS:
-                changes = differences(was, settings, READS[name]) if self.begun(name) else {}
-                if changes:
-                    said = "; ".join(f"{key} was {old}, is {new}" for key, (old, new) in changes.items())
-                    flags = " ".join(f"--{key} {parsing.as_flag(new)}" for key, (_, new) in changes.items())
+                changed = differences(was, settings, READS[name]) if self.begun(name) else {}
+                if changed:
+                    old, now = ({key: values[i] for key, values in changed.items()} for i in (0, 1))
+                    said = changes(old, now)
+                    flags = " ".join(f"--{key} {parsing.as_flag(value)}" for key, value in now.items())
                     raise RunError(
-                        f"{self.path} was begun with other settings: {said}. Take another folder; or do it anew with "
-                        f"`cnnprune {name} {shlex.quote(str(self.path))} --redo {flags}`, which deletes what the later "
-                        f"steps wrote, and then call the same again"
+                        f"{self.path} was begun with other settings: {said}. Choose another folder, or redo the step: "
+                        f"`cnnprune {name} {shlex.quote(str(self.path))} --redo {flags}`, which deletes the results of "
+                        f"later steps, and repeat this command"
                     )
         elif step != "train":
             self.settings()  # raises
         elif self.path.is_dir() and any(not file.name.startswith(".") for file in self.path.iterdir()):
-            raise RunError(f"{self.path} is no run: it holds files, but no settings.yaml. Take a new folder")
+            raise RunError(f"{self.path} is no run: it holds files, but no settings.yaml. Choose a new folder")
         for name in before:
             if not self.done(name):
-                raise RunError(f"{self.path} lacks what {step} begins with; first: cnnprune {name} {self.path}")
+                raise RunError(f"{self.path} lacks the results of {name}. Run first: cnnprune {name} {self.path}")
 
     def begin(self, settings: Settings, *, step: str, redo: bool) -> None:
-        """Make the folder, which exists, ready for ``step``; with ``redo``, as if nothing from there on was done."""
+        """Prepare the folder, which exists, for ``step``; with ``redo``, delete this step and the later ones first."""
         if redo:
             self.forget(step)
-        for part in self.path.rglob(".*.part"):  # of a write that a kill ended
+        for part in self.path.rglob(".*.part"):  # of a write that was killed
             part.unlink()
         write(self.file("settings.yaml"), parsing.to_yaml(settings).encode())
         self.ready = True
@@ -121,24 +126,24 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """The folder is made, and no other process works in it meanwhile.
+        """Create the folder, and keep other processes out of it meanwhile.
 
         Raises:
-            RunError: another one does.
+            RunError: another process works in it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.file(".lock"))  # which ends with the process, however that ends
+        lock = FileLock(self.file(".lock"))  # released when the process ends, however it ends
         try:
             lock.acquire(blocking=False)
         except Timeout:
-            raise RunError(f"another process works in {self.path}: wait for it, or take another folder") from None
+            raise RunError(f"another process works in {self.path}. Wait for it, or choose another folder") from None
         try:
             yield
         finally:
             lock.release()
 
     def forget(self, step: str) -> None:
-        """Delete what this step wrote, and the steps after it."""
+        """Delete the files of this step and of the later ones."""
         for name in reversed(list(STEPS)[list(STEPS).index(step) :]):
             for file in reversed(self.files(name)):
                 file.unlink()
@@ -153,7 +158,7 @@ class RunFolder:
             rmtree(state) if state.is_dir() else state.unlink()
 
     def begun(self, step: str) -> bool:
-        """Whether the step is done, or was ended in the middle."""
+        """Return whether the step is done, or was interrupted."""
         return self.done(step) or self._is_unfinished(step)
 
     def _is_unfinished(self, step: str) -> bool:
@@ -161,7 +166,7 @@ class RunFolder:
 
 
 def versions(settings: Settings) -> Mapping[str, str | int | None]:
-    """What a result depends on besides its settings: the seed, versions, and the commit of the package's checkout."""
+    """Return the seed, the versions of Python and packages, and the commit of the package's checkout."""
     found: dict[str, str | int | None] = {"seed": settings.seed, "git_commit": git_commit()}
     found["python"] = ".".join(map(str, sys.version_info[:3]))
     found["machine"] = f"{platform.system()} {platform.machine()}"
@@ -174,7 +179,7 @@ def versions(settings: Settings) -> Mapping[str, str | int | None]:
 
 
 def git_commit() -> str | None:
-    """The commit of the checkout that holds this package, with "-dirty" behind it where files differ; None without."""
+    """Return the commit of the package's checkout, with "-dirty" if files differ; None if it is not in a checkout."""
     here = Path(__file__)
 
     def git(*arguments: str) -> str:

@@ -17,17 +17,18 @@ from urllib.parse import urlsplit
 from ..book.fashion_mnist import CLASS_NAMES, N_TRAINING_IMAGES
 
 
-def criteria() -> tuple[str, ...]:
-    """Return the names in :data:`cnnprune_utils.CRITERIA`, read from its source: an import would bring PyTorch."""
-    tree = ast.parse((files("cnnprune_utils") / "criteria.py").read_text(encoding="utf-8"))
+def names_in(table: str, module: str) -> tuple[str, ...]:
+    """Return the keys of a dict in a module of the package, read from its source: an import would load PyTorch."""
+    tree = ast.parse((files("cnnprune_utils") / f"{module}.py").read_text(encoding="utf-8"))
     assigned = {ast.unparse(node.target): node.value for node in tree.body if isinstance(node, ast.AnnAssign)}
-    table = assigned["CRITERIA"]
-    assert isinstance(table, ast.Dict)
-    return tuple(ast.literal_eval(name) for name in table.keys if name is not None)
+    found = assigned[table]
+    assert isinstance(found, ast.Dict)
+    return tuple(ast.literal_eval(name) for name in found.keys if name is not None)
 
 
-Criterion: TypeAlias = Literal[criteria()]  # type: ignore[valid-type]  # mypy takes literals only from the text
-Schedule: TypeAlias = Literal["one_cycle", "constant"]
+# mypy takes literals only from the text
+Criterion: TypeAlias = Literal[names_in("CRITERIA", "criteria")]  # type: ignore[valid-type]
+Schedule: TypeAlias = Literal[names_in("SCHEDULES", "training")]  # type: ignore[valid-type]
 
 SIZES = ("remove", "parameters", "macs")  # how far to prune: one of them
 
@@ -37,9 +38,9 @@ class Data:
     """Data: which images of Fashion-MNIST
 
     Args:
-        root: folder of the data; null: the variable CNNPRUNE_DATA, else the checkout's data/, else the user's cache
-        validation: training images held out to decide on, as many of each of the ten classes
-        train: how many of the others to train on, drawn at random; null: all
+        root: folder of the data; null: CNNPRUNE_DATA, else the checkout's data/, else the user's cache folder
+        validation: training images held out for validation, equally many of each of the ten classes
+        train: number of the others to train on, drawn at random; null: all
     """
 
     root: str | None = None
@@ -52,7 +53,9 @@ class Data:
             raise ValueError(f"data.validation={self.validation} must be a multiple of {n}, from {n} to {most}")
         left = N_TRAINING_IMAGES - self.validation
         if self.train is not None and not 1 <= self.train <= left:
-            raise ValueError(f"data.train={self.train} must lie between 1 and {left}: data.validation leaves so many")
+            raise ValueError(
+                f"data.train={self.train} must lie between 1 and {left}, the training images besides data.validation"
+            )
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Finetuning:
-    """Fine-tuning of what pruning left, with a new Adam
+    """Fine-tuning of the pruned network, with a new Adam
 
     Args:
         epochs: passes over the training images
@@ -117,12 +120,12 @@ class Finetuning:
 
 @dataclass(frozen=True)
 class Scoring:
-    """Scoring: what each filter is worth
+    """Scoring: how much each filter matters
 
     Args:
-        criterion: how the worth is measured; taylor is the paper's
-        split: the images to measure it on
-        images: how many of them, drawn at random; null: all
+        criterion: how that is measured; taylor is the paper's
+        split: the images to score on
+        images: number of images, drawn at random; null: all
         macs_penalty: times the share of the network's computation that a filter takes, taken off its normalised score
     """
 
@@ -141,13 +144,13 @@ class Pruning:
     """Pruning: how far. Give one of remove, parameters and macs
 
     Args:
-        way: one_shot: the lowest ranks leave at once; loop: the paper's loop, see below
-        remove: how many filters leave, over all layers; or layer by layer, as in '{network.0: 1, network.4: 5}'
-        parameters: at most so many remain in the network
-        macs: at most so many multiply-accumulates remain for one image
-        points: loop only: at most so many points of validation accuracy are lost; with remove null and no other size:
+        way: one_shot: the lowest ranks are removed at once; loop: the paper's loop, see below
+        remove: number of filters to remove, over all layers; or for each layer, as in '{network.0: 1, network.4: 5}'
+        parameters: the most parameters that may remain
+        macs: the most multiply-accumulates per image that may remain
+        points: loop only: the most points of validation accuracy that may be lost; with remove null and no other size:
             as small as that allows
-        keep_at_least: so many filters stay in each layer
+        keep_at_least: the fewest filters that stay in each layer
     """
 
     way: Literal["one_shot", "loop"] = "one_shot"
@@ -180,16 +183,16 @@ class Pruning:
 
 @dataclass(frozen=True)
 class Loop:
-    """Loop: score, remove a few, train a little, again; only for pruning.way=loop
+    """Loop: score, remove a few filters, train a little, repeat; only for pruning.way=loop
 
     Args:
-        step: filters that leave at once
+        step: filters removed in each step
         updates: minibatches to train on after each step, at most one pass; 0: none
         learning_rate: the highest one in the updates of a step
         batch_size: images in one update
-        shortlist: so many of the lowest ranks are tried by closing gates, and the best leaves; 1: the lowest leaves
-        images: training images to score with, or all if there are fewer
-        patience: with pruning.points: steps in a row beyond the limit before it stops
+        shortlist: number of lowest ranks to try by closing gates, of which the best is removed; 1: remove the lowest
+        images: training images to score on, or all if there are fewer
+        patience: with pruning.points: successive steps beyond the limit before it stops
     """
 
     step: int = 1
@@ -209,13 +212,13 @@ class Loop:
 
 @dataclass(frozen=True)
 class Tracking:
-    """Tracking, with MLflow: what a run logs besides its folder
+    """Tracking: what a run logs in MLflow, besides its folder
 
     Args:
-        enabled: false: nothing, the folder is enough
+        enabled: false: nothing; the run is in its folder only
         uri: a server, as http://localhost:5000, or a file, as sqlite:///runs/mlflow.db; null: the variable
             MLFLOW_TRACKING_URI, else that file
-        experiment: the name under which MLflow lists the run with others
+        experiment: the name of the experiment in MLflow
     """
 
     enabled: bool = True
@@ -227,12 +230,12 @@ class Tracking:
             raise ValueError(
                 f"tracking.uri={self.uri} is no address: it looks like http://localhost:5000 or sqlite:///mlflow.db"
             )
-        if self.uri is not None and urlsplit(self.uri).password is not None:  # it would be kept, and logged
+        if self.uri is not None and urlsplit(self.uri).password is not None:  # it would be stored and logged
             raise ValueError(
                 "tracking.uri must not hold a password: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
             )
         if not self.experiment.strip():
-            raise ValueError("tracking.experiment must be a name")
+            raise ValueError("tracking.experiment must be a name, not empty")
 
 
 def check_at_least(lowest: int, values: Mapping[str, float | None]) -> None:

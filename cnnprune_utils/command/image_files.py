@@ -1,4 +1,4 @@
-"""Picture files as the network knows its images: grey, 28 x 28, light on dark."""
+"""Picture files in the form of Fashion-MNIST's images: grey, 28 x 28, light on dark."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ AnyPath = str | os.PathLike[str]
 
 
 class PictureError(ValueError):
-    """A file is no picture that can be read; the message says why, in one line, without the path."""
+    """A file cannot be read as a picture; the message says why, in one line, without the path."""
 
 
 def listed(path: AnyPath) -> list[str]:
-    """The path itself if it is no folder, else the folder's pictures, sorted by name.
+    """Return the pictures in a folder, sorted by name; of a path that is not a folder, the path itself.
 
-    They are its files that end in .png, .jpg or .jpeg, without the hidden ones; folders below it are not entered.
+    Pictures end in .png, .jpg or .jpeg. Hidden files are left out, and folders below it are not entered.
 
     Raises:
         PictureError: the folder cannot be listed, or has no picture.
@@ -51,7 +51,7 @@ def listed(path: AnyPath) -> list[str]:
 
 
 def read(path: AnyPath, *, invert: bool | None = None) -> tuple[Tensor, str]:
-    """A PNG or JPEG file as Fashion-MNIST would have it, and a note on what was done that one might not expect.
+    """Return a PNG or JPEG file in the form of Fashion-MNIST's images, and a note on unexpected changes to it.
 
     Grey; turned as its camera says; scaled until its longer side has 28 pixels, the shorter one padded with the
     background's shade; light on dark. An image of the data set, written as a 28 x 28 PNG, comes back as it was.
@@ -64,7 +64,7 @@ def read(path: AnyPath, *, invert: bool | None = None) -> tuple[Tensor, str]:
         float32 (1, 28, 28) in [0, 1], and the note, which may be empty.
 
     Raises:
-        PictureError: the file is missing, not allowed to be read, empty, broken, too large, or no PNG or JPEG.
+        PictureError: the file is missing, unreadable, empty, damaged, too large, or neither PNG nor JPEG.
     """
     try:
         grey, transparent = _opened(path)
@@ -88,14 +88,14 @@ def read(path: AnyPath, *, invert: bool | None = None) -> tuple[Tensor, str]:
 
 
 def _opened(path: AnyPath) -> tuple[Image.Image, str]:
-    """The picture in mode L, in its own size, and a note if parts of it are transparent."""
+    """Return the picture in mode L, in its own size, and a note if parts of it are transparent."""
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):  # a pipe or a device might be read for ever
         raise PictureError("not a file but a folder, pipe or device")
     if status.st_size == 0:
         raise PictureError("the file is empty")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a damaged date of a photograph is nothing to a network
+        warnings.simplefilter("ignore")  # such as one of a damaged date in a photograph
         # The header tells the size before anything is decoded; Pillow only warns where it could fill the memory.
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         with Image.open(path, formats=FORMATS) as image:
@@ -113,8 +113,8 @@ def _grey(image: Image.Image) -> tuple[Image.Image, str]:
     grey, opacity = image.convert("L"), image.getchannel("A")
     shades = ImageStat.Stat(grey, mask=opacity)  # of what is not wholly transparent
     if shades.count[0] == 0:
-        raise PictureError("every pixel is transparent: there is nothing to see")
-    # What lies behind has no shade of its own: it gets the one that shows the rest best.
+        raise PictureError("every pixel is transparent")
+    # The background gets the shade that shows the rest best.
     dark = shades.mean[0] < 127.5
     canvas = Image.new("L", image.size, 255 if dark else 0)
     canvas.paste(grey, mask=opacity)
@@ -123,13 +123,13 @@ def _grey(image: Image.Image) -> tuple[Image.Image, str]:
 
 
 def _corners(pixels: Pixels) -> Pixels:
-    """The pixels of the four corners, where the background shows even if the thing touches every side."""
+    """Return the pixels of the four corners, which show the background even if the object touches every side."""
     n = max(1, round(min(pixels.shape) / 10))
     return np.concatenate([pixels[:n, :n], pixels[:n, -n:], pixels[-n:, :n], pixels[-n:, -n:]])
 
 
 def _padded(pixels: Pixels) -> Pixels:
-    """In the middle of 28 x 28."""
+    """Return the pixels centred in 28 x 28."""
     height, width = pixels.shape
     top, left = (IMAGE_SIZE - height) // 2, (IMAGE_SIZE - width) // 2
     margins = ((top, IMAGE_SIZE - height - top), (left, IMAGE_SIZE - width - left))
@@ -137,12 +137,12 @@ def _padded(pixels: Pixels) -> Pixels:
 
 
 def _reason(error: Exception) -> str:
-    """What is wrong, for a person who has the file and not the code."""
+    """Return a message for the person who has the file."""
     match error:
         case PictureError():
             return str(error)
         case FileNotFoundError():
-            return "there is no such file or folder"
+            return "no such file or folder"
         case UnidentifiedImageError():
             return "not a PNG or JPEG image, or damaged at its beginning"
         case Image.DecompressionBombError() | Image.DecompressionBombWarning():
@@ -155,5 +155,5 @@ def _reason(error: Exception) -> str:
 
 
 def printable(text: str) -> str:
-    """On one line, on every terminal: a file's name can hold line breaks, colours, and bytes that are no text."""
+    """Return the text on one line, escaped: file names can hold line breaks, colours, and bytes that are not text."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)

@@ -1,4 +1,4 @@
-"""Who follows a run: the console, and whatever tracks runs elsewhere."""
+"""The interface of a run's observers, such as the console and the tracker."""
 
 from __future__ import annotations
 
@@ -17,22 +17,21 @@ Status = Literal["finished", "failed", "interrupted"]
 
 
 class Observer:
-    """Hears what happens in a run, in this order; each method does nothing until it is overridden.
+    """Is told the events of a run, in this order; each method does nothing until it is overridden.
 
     ``start``, then for each step ``step``, ``epoch``, ``table``, ``model``, ``file`` as often as needed, then ``end``.
-    A step that was done before, by this process or another one, is told again in full, with the same numbers: an
-    observer that joins late, or was killed in the middle, misses nothing. An observer must not raise: it would end the
-    run that it follows.
+    A step that was done before, by this process or another one, is reported again in full, with the same numbers, so an
+    observer that joins late, or was killed, misses nothing. An observer must not raise: that would end the run.
     """
 
     def start(self, folder: Path, settings: Settings, versions: Mapping[str, Any]) -> None:
-        """A run begins or goes on; ``folder`` is its own, and everything is kept there as well."""
+        """A run begins or continues. Everything is also kept in its ``folder``."""
 
     def step(self, name: str, done: bool) -> None:
         """One of train, score, prune, finetune, compare begins; ``done``: it was done before."""
 
     def epoch(self, stage: Stage, row: Mapping[str, float]) -> None:
-        """A row of :func:`cnnprune_utils.training.fit`: row 0 is the model as it came. Rows may be told again."""
+        """A row of :func:`cnnprune_utils.training.fit`: row 0 is the untrained model. Rows may be reported again."""
 
     def table(self, name: str, table: pd.DataFrame) -> None:
         """``ranks``, ``removed`` (filters per layer), ``loop`` (its history) or ``comparison``."""
@@ -44,11 +43,11 @@ class Observer:
         """A file is complete: settings, versions, a table, the plan, a summary, a figure; also those of the models."""
 
     def end(self, status: Status, error: str = "") -> None:
-        """Nothing more comes from this process."""
+        """The run ends, or stops in this process."""
 
 
 class Observers(Observer):
-    """Several as one, told in their order."""
+    """Several observers as one, called in their order."""
 
     def __init__(self, observers: Sequence[Observer]) -> None:
         self.observers = observers

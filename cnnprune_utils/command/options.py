@@ -1,4 +1,4 @@
-"""The words of the command line: commands, flags, and their help."""
+"""The parser of the command line: commands, flags, and their help."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from .store import DEFAULT
 
 DESCRIPTION = """\
 Prune the filters of a small convolutional network on Fashion-MNIST with the Taylor criterion: train it, score its
-filters, remove those that matter least, fine-tune what is left, compare.
+filters, remove those that matter least, fine-tune the pruned network, compare.
 
-A run is a folder. Every step reads what the steps before it wrote there, and can be interrupted: the same command
-goes on where it was, to the same result.
+A run is a folder. Every step reads the results of the steps before it from there. A step that was interrupted
+continues with the same command, to the same result.
 """
 EXAMPLES = """
 examples:
   cnnprune run --config quick             all steps in less than a minute, into runs/quick
-  cnnprune run --config quick --help      every setting that there is
+  cnnprune run --config quick --help      every setting
   cnnprune run runs/mine --pruning.remove 6
   cnnprune train runs/mine                the same step by step: train, score, prune, finetune, compare
-  cnnprune predict runs/quick --index 0   what the network says of a test image; or of files: shoe.png
+  cnnprune predict runs/quick --index 0   classify a test image; or files, such as shoe.png
   cnnprune ui                             MLflow's pages: every run, its settings, curves, files and networks
 
 exit codes: 0 done, 1 failed, 2 used wrongly, 130 interrupted
@@ -39,7 +39,7 @@ _STEPS = {
     "train": "train the original network: begins a run",
     "score": "score its filters, and rank them",
     "prune": "remove the filters that matter least",
-    "finetune": "train what is left",
+    "finetune": "train the pruned network",
     "compare": "sizes and test accuracy: original, pruned, fine-tuned",
 }
 _SHIPPED = {"paper": "the paper's loop", "quick": "a first try", "seed": "the usual recipe"}
@@ -50,11 +50,11 @@ _SECTIONS = {
     "compare": ["tracking"],
 }
 BEGINS = ("run", "train")
-"""The commands that may begin a run, so they take every setting; the steps behind them take their own."""
+"""The commands that may begin a run. They take every setting; the later steps take their own only."""
 
 
 class Help(RawDescriptionHelpFormatter, DefaultHelpFormatter):
-    """Without types that the choices already show, and without defaults that say nothing."""
+    """Hides types that the choices show, and defaults that are null, false or empty."""
 
     def _expand_help(self, action: Action) -> str:
         text = re.sub(r"type: Literal\[.*?\], ", "", super()._expand_help(action))
@@ -63,32 +63,32 @@ class Help(RawDescriptionHelpFormatter, DefaultHelpFormatter):
 
 
 def parser() -> ArgumentParser:
-    """The whole command line. Its result has ``command``, and what was given for it under that name."""
+    """Return the parser. Its result has ``command``, and the options of that command under its name."""
     whole = ArgumentParser(
         prog="cnnprune",
         description=DESCRIPTION,
         epilog=EXAMPLES,
         version=_version(),
         formatter_class=Help,
-        allow_abbrev=False,  # --re must not delete what --redo deletes
+        allow_abbrev=False,  # --re must not mean --redo, which deletes
     )
     commands = whole.add_subcommands(dest="command", metavar="COMMAND")
     commands.add_subcommand("run", _beginning("run", "train, score, prune, finetune and compare"), help="all in one go")
     for name, text in _STEPS.items():
         sub = _beginning(name, text) if name in BEGINS else _step(name, text)
         commands.add_subcommand(name, sub, help=text)
-    commands.add_subcommand("predict", _predict(), help="what a network says of images")
+    commands.add_subcommand("predict", _predict(), help="classify images with a network")
     commands.add_subcommand("data", _data(), help="fetch Fashion-MNIST")
     commands.add_subcommand("ui", _ui(), help="MLflow's pages of all runs, for this machine only")
     return whole
 
 
 def settings_of(command: str, given: Namespace) -> tuple[RunFolder, Settings]:
-    """The run's folder and settings: its own ones, if it was begun, then --config, then the flags.
+    """Return the run's folder and settings: its own if it was begun, updated by --config, then by the flags.
 
     Raises:
         SettingsError: a setting is unknown or impossible.
-        RunError: there is no run, and this command does not begin one.
+        RunError: the folder is not a run, and this command does not begin one.
     """
     config = given.get("config")
     folder = RunFolder(Path(given.get("folder") or Path("runs", Path(config or "book").stem)))
@@ -101,12 +101,12 @@ def settings_of(command: str, given: Namespace) -> tuple[RunFolder, Settings]:
 def _beginning(name: str, text: str) -> ArgumentParser:
     sub = _sub(
         name,
-        f"{text[0].upper()}{text[1:]}. Called again for the same folder it goes on where it was, to the same result. "
-        "Flags win over --config, and --config over the settings that the run was begun with.",
+        f"{text[0].upper()}{text[1:]}. Called again for the same folder, it continues to the same result. Flags "
+        "override --config, and --config overrides the settings that the run was begun with.",
         "[FOLDER] [--config CONFIG] [--SETTING VALUE ...]",
     )
-    sub.add_argument("folder", nargs="?", help=f"{_FOLDER}; else runs/NAME with --config NAME, else runs/book")
-    comes_along = f"one of those that come along: {', '.join(f'{name} ({_SHIPPED[name]})' for name in shipped())}"
+    sub.add_argument("folder", nargs="?", help=f"{_FOLDER}; default: runs/NAME with --config NAME, else runs/book")
+    comes_along = f"one that comes with the package: {', '.join(f'{name} ({_SHIPPED[name]})' for name in shipped())}"
     sub.add_argument("--config", type=str, metavar="CONFIG", help=f"settings in a YAML file; or {comes_along}")
     sub.add_argument("--print-config", action="store_true", help="print the settings as YAML, and do nothing else")
     _add_redo(sub)
@@ -134,20 +134,20 @@ def _sub(name: str, description: str, usage: str) -> ArgumentParser:
 
 def _add_settings(sub: ArgumentParser, sections: Sequence[str]) -> None:
     add_settings(sub, sections)
-    for action in sub._actions:  # a flag for a file of one group alone: one way more to say the same
+    for action in sub._actions:  # a flag that takes a file for one group: --config does the same
         if action.option_strings and action.option_strings[0].removeprefix("--") in sections and action.dest != "seed":
             action.help = SUPPRESS
 
 
 def _add_redo(sub: ArgumentParser) -> None:
-    sub.add_argument("--redo", action="store_true", help="do it anew: first delete what it and the later steps wrote")
+    sub.add_argument("--redo", action="store_true", help="first delete the results of this step and of later ones")
 
 
 def _predict() -> ArgumentParser:
     sub = _sub(
         "predict",
         "Say which piece of clothing an image shows. Fashion-MNIST is light on dark, 28x28 and grey; other pictures "
-        "are made so, and the output says it if one was inverted. Ends with 1 if a picture could not be read.",
+        "are converted, and the output says if one was inverted. The exit code is 1 if a picture could not be read.",
         "MODEL [IMAGE ...] [--index N ...] [--json]",
     )
     sub.add_argument(
@@ -174,8 +174,8 @@ def _predict() -> ArgumentParser:
 
 
 def _data() -> ArgumentParser:
-    sub = _sub("data", "Fetch what is missing of Fashion-MNIST, and check every byte of it.", "[ROOT]")
-    text = "where to; else CNNPRUNE_DATA, else the checkout's data/, else the user's cache folder"
+    sub = _sub("data", "Fetch the missing files of Fashion-MNIST, and verify all of them.", "[ROOT]")
+    text = "the folder; default: CNNPRUNE_DATA, else the checkout's data/, else the user's cache folder"
     sub.add_argument("root", nargs="?", help=text)
     return sub
 
@@ -188,7 +188,7 @@ def _ui() -> ArgumentParser:
 
 
 def _add_store(sub: ArgumentParser) -> None:
-    text = f"MLflow's store; else the variable MLFLOW_TRACKING_URI, else {DEFAULT}"
+    text = f"MLflow's store; default: the variable MLFLOW_TRACKING_URI, else {DEFAULT}"
     sub.add_argument("--tracking.uri", type=str | None, default=None, metavar="URI", help=text)
 
 

@@ -1,4 +1,4 @@
-"""Settings from YAML files and flags, by jsonargparse; and settings written as YAML."""
+"""Settings read from YAML files and flags by jsonargparse, and written as YAML."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ class SettingsError(ValueError):
 
 
 def shipped() -> list[str]:
-    """The names of the configurations that come with the package."""
+    """Return the names of the configurations that come with the package."""
     return sorted(path.stem for path in CONFIGS.glob("*.yaml"))
 
 
 def load(file: Path) -> dict[str, Any]:
-    """What a YAML file says, with nothing filled in.
+    """Return the settings in a YAML file, without defaults for those that it does not name.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        SettingsError: it is not YAML, or not made of names with values.
+        FileNotFoundError: the file does not exist.
+        SettingsError: it is not YAML, or does not hold names with values.
     """
     try:
         return _mapping(yaml.safe_load(file.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, ValueError) as error:  # a date that there is not is a ValueError
+    except (yaml.YAMLError, ValueError) as error:  # an impossible date is a ValueError
         raise SettingsError(f"{file}: {' '.join(str(error).split())}") from error
 
 
 def named(name: str) -> dict[str, Any]:
-    """:func:`load` for the file ``name``; else for the one that comes with the package under this name.
+    """Return the settings in the file ``name``, or in the configuration of this name that comes with the package.
 
     Raises:
-        SettingsError: there is neither, or the file is no configuration.
+        SettingsError: neither exists, or the file is not a configuration.
     """
     if Path(name).is_file():
         return load(Path(name))
@@ -54,9 +54,9 @@ def named(name: str) -> dict[str, Any]:
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """``base`` with the settings of ``over`` in their place; layers with their numbers are one setting.
+    """Return ``base`` updated by ``over``; a mapping of layers to numbers is one setting.
 
-    Of the sizes to prune to there can be one, so one that ``over`` names replaces another one in ``base``.
+    Only one size to prune to can be set, so one in ``over`` replaces another one in ``base``.
     """
     result = {**base, **over}
     for name, group in over.items():
@@ -69,25 +69,25 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def add_settings(parser: ArgumentParser, sections: Iterable[str]) -> None:
-    """A flag for every setting of these sections, such as ``--training.epochs``."""
+    """Add a flag for every setting of these sections, such as ``--training.epochs``."""
     parser.add_class_arguments(Settings, None, skip=set(asdict(Settings())) - set(sections))
 
 
 def to_yaml(settings: Settings) -> str:
-    """All settings; :func:`read` reads them back."""
+    """Return all settings as YAML; :func:`read` reads them back."""
     return yaml.safe_dump(asdict(settings), sort_keys=False)
 
 
 def as_flag(value: Any) -> str:
-    """A setting as a shell passes it: what stands behind its flag."""
+    """Return the value of a setting as it is typed behind its flag in a shell."""
     return shlex.quote(value if isinstance(value, str) else json.dumps(value))
 
 
 def read(file: Path) -> Settings:
-    """The settings in ``file``; what it does not name has its default.
+    """Return the settings in ``file``, with defaults for those that it does not name.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: the file does not exist.
         SettingsError: it is not YAML, or holds a setting that is unknown or impossible.
     """
     try:
@@ -97,7 +97,7 @@ def read(file: Path) -> Settings:
 
 
 def from_mapping(values: Mapping[str, Any]) -> Settings:
-    """The settings in nested mappings, as in a YAML file.
+    """Return the settings in nested mappings, as in a YAML file.
 
     Raises:
         SettingsError: a setting is unknown, of a wrong type or impossible.
@@ -120,7 +120,7 @@ def from_mapping(values: Mapping[str, Any]) -> Settings:
 
 
 def _refuse_null(group: type, values: Mapping[str, Any], name: str, prefix: str = "") -> None:
-    """jsonargparse takes null for everything."""
+    """Raise for null where the type does not allow it: jsonargparse accepts it everywhere."""
     kind = get_type_hints(group).get(name)
     if kind is not None and name in values and values[name] is None and type(None) not in get_args(kind):
         raise SettingsError(f"{prefix}{name} must have a value, not null")

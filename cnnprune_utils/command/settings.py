@@ -1,4 +1,4 @@
-"""All settings of a run, and what they must be to each other."""
+"""All settings of a run, and the checks between them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .groups import (
 
 @dataclass(frozen=True)
 class Settings:
-    """All of a run
+    """All settings of a run
 
     Args:
         seed: draws the first weights, the images of subsets, and their order; from 0 to 4294967295
@@ -50,24 +50,24 @@ class Settings:
             )
         for name, count in (remove if isinstance(remove, dict) else {}).items():
             if name not in free:
-                raise ValueError(f"pruning.remove: there is no layer {name}; there are {', '.join(free)}")
+                raise ValueError(f"pruning.remove: there is no layer {name}. The layers are {', '.join(free)}")
             if count > free[name]:
                 raise ValueError(
                     f"pruning.remove: {count} filters of {name}, which has {self.network.layers[name]} and keeps at "
-                    f"least {floor}: at most {free[name]} can leave"
+                    f"least {floor}: at most {free[name]} can be removed"
                 )
         split, n = self.scoring.split, self.n_images(self.scoring.split)
         if self.scoring.images is not None and self.scoring.images > n:
             raise ValueError(f"scoring.images={self.scoring.images}: there are {n} {split} images")
 
     def n_images(self, split: Literal["train", "validation"]) -> int:
-        """How many images the run has to train on, or to decide on."""
+        """Return the number of training or validation images of the run."""
         left = N_TRAINING_IMAGES - self.data.validation
         return self.data.validation if split == "validation" else self.data.train or left
 
 
 def differences(before: Settings, now: Settings, sections: Iterable[str]) -> dict[str, tuple[Any, Any]]:
-    """Which settings differ in these sections (or single settings): name -> what it was and what it is."""
+    """Return the settings that differ in these sections (or single settings): name -> (before, now)."""
     old, new = asdict(before), asdict(now)
     found: dict[str, tuple[Any, Any]] = {}
     for section in sections:
@@ -78,5 +78,5 @@ def differences(before: Settings, now: Settings, sections: Iterable[str]) -> dic
 
 
 def flat(section: str, values: Any) -> dict[str, Any]:
-    """The settings of a section by their full names."""
+    """Return the settings of a section by their full names."""
     return {f"{section}.{k}": v for k, v in values.items()} if isinstance(values, dict) else {section: values}

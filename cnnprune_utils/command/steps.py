@@ -1,6 +1,6 @@
-"""The steps of a run: train, score, prune, finetune, compare. Each reads what those before it wrote into the folder.
+"""The steps of a run: train, score, prune, finetune, compare. Each reads the results of earlier ones from the folder.
 
-A step that is done is not done again. One that was ended in the middle goes on, to the same result.
+A step that is done is not done again. One that was interrupted continues to the same result.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def score(run: Run) -> None:
 
 
 def prune(run: Run) -> None:
-    """Decide which filters leave, and remove them; in the loop, with updates in between."""
+    """Choose filters and remove them; in the loop, with updates in between."""
 
     def work() -> None:
         model = run.model("baseline")
@@ -78,7 +78,7 @@ def prune(run: Run) -> None:
 
 
 def finetune(run: Run) -> None:
-    """Train what pruning left."""
+    """Fine-tune the pruned network."""
 
     def work() -> None:
         seed_everything(run.settings.seed)
@@ -91,7 +91,7 @@ def finetune(run: Run) -> None:
 
 
 def compare(run: Run) -> None:
-    """Sizes and test accuracy of the three networks; the only step that reads the test images."""
+    """Compare sizes and test accuracy of the three networks; the only step that uses the test images."""
 
     def work() -> None:
         names = {"original": "baseline", "pruned": "pruned", "fine-tuned": "finetuned"}
@@ -130,7 +130,7 @@ def _criterion(settings: Settings) -> Criterion:
 
 
 def _one_shot(settings: Settings, model: nn.Module, ranks: pd.DataFrame, split: Split) -> Plan:
-    """The lowest ranks: as many as are asked for, or as few as bring the network below a size."""
+    """Return a plan of the lowest ranks: the number in the settings, or the fewest that reach a size."""
     pruning = settings.pruning
     if isinstance(pruning.remove, dict):
         return per_layer(ranks, pruning.remove)
@@ -144,7 +144,7 @@ def _one_shot(settings: Settings, model: nn.Module, ranks: pd.DataFrame, split: 
 
 def _loop(run: Run, model: nn.Module) -> tuple[nn.Module, Plan]:
     pruning, loop = run.settings.pruning, run.settings.loop
-    assert not isinstance(pruning.remove, dict)  # the settings see to it
+    assert not isinstance(pruning.remove, dict)  # the settings check that
     target = Target(filters=pruning.remove, parameters=pruning.parameters, macs=pruning.macs, points=pruning.points)
     try:
         network, plan, history = compress(
@@ -171,6 +171,6 @@ def _loop(run: Run, model: nn.Module) -> tuple[nn.Module, Plan]:
 
 
 def _removed(layers: dict[str, int], plan: Plan) -> pd.DataFrame:
-    """Filters removed from each layer: ``layer``, ``removed``, ``of``, ``percent``."""
+    """Return the filters removed from each layer: ``layer``, ``removed``, ``of``, ``percent``."""
     rows = [(name, n := len(plan.remove.get(name, ())), width, 100 * n / width) for name, width in layers.items()]
     return pd.DataFrame(rows, columns=["layer", "removed", "of", "percent"])

@@ -1,4 +1,4 @@
-"""MLflow's store: where it is, and the networks in it. MLflow is imported here and in tracking, when it is needed.
+"""MLflow's store: its address, and the networks in it. MLflow is imported here and in tracking, when it is needed.
 
 Without it the package, the chapters, and every command but ``ui`` still work.
 """
@@ -20,37 +20,38 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 DEFAULT = "sqlite:///runs/mlflow.db"
-INSTALL = 'MLflow is not installed; pip install "mlflow>=3.5" brings it'
+INSTALL = 'MLflow is not installed. Install it with: pip install "mlflow>=3.5"'
 _FILE = "sqlite:///"
-_NETWORKS = ("finetuned", "pruned", "baseline")
+NETWORKS = ("finetuned", "pruned", "baseline")
+"""The networks of a run, the last one first."""
 
 
 class NoStore(ValueError):
-    """MLflow is not installed, does not answer, or does not have what was asked for."""
+    """MLflow is not installed, does not answer, or does not have the network."""
 
 
 def place(uri: str | None) -> str:
-    """The store: this one, else MLFLOW_TRACKING_URI, else :data:`DEFAULT`. A file is named from the root.
+    """Return the store: ``uri``, else MLFLOW_TRACKING_URI, else :data:`DEFAULT`. The path of a file becomes absolute.
 
     Raises:
-        ValueError: it is no address, or that of a folder, which MLflow does not take any more.
+        ValueError: it is not an address, or that of a folder, which MLflow no longer supports.
     """
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT
     if ("://" not in uri and not uri.startswith("databricks")) or uri.startswith("file:"):
         raise ValueError(
-            f"{uri} is no address of an MLflow store: it looks like http://localhost:5000 or sqlite:///runs/mlflow.db, "
-            "in --tracking.uri or the variable MLFLOW_TRACKING_URI"
+            f"{uri} is not the address of an MLflow store. Set --tracking.uri or MLFLOW_TRACKING_URI to one such "
+            "as http://localhost:5000 or sqlite:///runs/mlflow.db"
         )
     return _FILE + Path(uri.removeprefix(_FILE)).resolve().as_posix() if uri.startswith(_FILE) else uri
 
 
 def artifacts(uri: str) -> Path | None:
-    """The folder for files beside a store that is a file; None for a server, which has its own."""
+    """Return the folder for files beside a store that is a file; None for a server, which has its own."""
     return Path(uri.removeprefix(_FILE)).parent / "mlartifacts" if uri.startswith(_FILE) else None
 
 
 def shown(uri: str) -> str:
-    """The address without a password, and a file from the working folder, if it is below."""
+    """Return the address without a password, and the path of a file relative to the working folder, if it is below."""
     if uri.startswith(_FILE):
         file = Path(uri.removeprefix(_FILE))
         return _FILE + (file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file).as_posix()
@@ -58,7 +59,7 @@ def shown(uri: str) -> str:
 
 
 def connect(uri: str) -> MlflowClient:
-    """A client of the store at :func:`place`, which gives up within a minute if nobody answers.
+    """Return a client of the store, which gives up within a minute if the server does not answer.
 
     Raises:
         NoStore: MLflow is not installed.
@@ -69,14 +70,14 @@ def connect(uri: str) -> MlflowClient:
     from mlflow import MlflowClient
 
     for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.ERROR)  # the first use of a file is told in thirty lines
+        logging.getLogger(name).setLevel(logging.ERROR)  # they log thirty lines when they create a file
     if (folder := artifacts(uri)) is not None:
         folder.parent.mkdir(parents=True, exist_ok=True)
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
 def prepare_environment() -> None:
-    """What MLflow reads before it starts: no report of use; against a dead server, its own defaults take minutes."""
+    """Set MLflow's variables: no telemetry, and short timeouts; its defaults wait minutes for a dead server."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
@@ -84,7 +85,7 @@ def prepare_environment() -> None:
 
 
 def reason(error: BaseException) -> str:
-    """Why MLflow failed, in a line."""
+    """Return the reason why MLflow failed, in one line."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and type(cause).__module__.startswith("requests"):
@@ -104,7 +105,7 @@ def fetch_network(name: str, uri: str, into: Path) -> Path:
         into: an empty folder.
 
     Raises:
-        NoStore: it is not there, or the store is not.
+        NoStore: the network or the store does not exist.
     """
     if uri.startswith(_FILE) and not Path(uri.removeprefix(_FILE)).exists():
         raise NoStore(f"and there is no {shown(uri)} to ask for it")
@@ -117,8 +118,8 @@ def fetch_network(name: str, uri: str, into: Path) -> Path:
         if logged := re.fullmatch("models:/(m-[0-9a-f]+)", where):
             where = client.get_logged_model(logged[1]).artifact_location
         download_artifacts(where, dst_path=str(into), tracking_uri=uri)
-    except Exception as error:  # MLflow, its database and the network have a hundred of them
-        raise NoStore(f"and MLflow's store {shown(uri)} does not give it: {reason(error)}") from error
+    except Exception as error:  # of MLflow, its database or the network
+        raise NoStore(f"and MLflow's store {shown(uri)} does not have it: {reason(error)}") from error
     files = [*into.rglob("*.safetensors")]
     if len(files) != 1:
         raise NoStore(f"and what {shown(uri)} has under that name was not logged by cnnprune")
@@ -129,7 +130,7 @@ def _network_of_run(client: MlflowClient, run_id: str) -> str:
     outputs = client.get_run(run_id).outputs
     models = [client.get_logged_model(output.model_id) for output in (outputs.model_outputs if outputs else [])]
     newest = {model.name: model.artifact_location for model in sorted(models, key=lambda m: m.creation_timestamp)}
-    for name in _NETWORKS:
+    for name in NETWORKS:
         if name in newest:
             return str(newest[name])
     raise NoStore("this run has logged no network")
@@ -143,7 +144,7 @@ def _registered(client: MlflowClient, name: str) -> str:
     elif not version:
         versions = client.search_model_versions("name='{}'".format(base.replace("'", "")))
         if not versions:
-            raise NoStore("it is no run's id and no registered model")
+            raise NoStore("it is neither the id of a run nor a registered model")
         version = str(max(int(found.version) for found in versions))
     return str(client.get_model_version_download_uri(base, version))
 
@@ -153,7 +154,7 @@ def is_server(uri: str) -> bool:
 
 
 def save_served(file: Path, into: Path, images: Tensor, *, model_id: str, run_id: str) -> None:
-    """Write a network's safetensors file as a model of MLflow's, with signature and example; nothing is pickled."""
+    """Write a network's safetensors file as an MLflow model, with signature and example; nothing is pickled."""
     import numpy as np
     from mlflow import pyfunc
     from mlflow.models import Model, ModelSignature

@@ -1,4 +1,4 @@
-"""A run, logged in MLflow while it goes on."""
+"""Logs a run in MLflow while it runs."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 RECORD = "mlflow.json"
-"""In the folder of a run: its id in MLflow, and what is there already, so that nothing is logged twice."""
+"""File in the folder of a run: its id in MLflow, and what was logged, so that nothing is logged twice."""
 
 _STATUS = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 P = ParamSpec("P")
 
 
 def _unless_lost(tell: Callable[Concatenate[Tracker, P], None]) -> Callable[Concatenate[Tracker, P], None]:
-    """The run must not end because its tracking does: the first failure is said in a line, and is the last."""
+    """Turn errors of tracking into one warning, and stop tracking: the run itself must not end."""
 
     @wraps(tell)
     def safe(self: Tracker, /, *args: P.args, **kwargs: P.kwargs) -> None:
@@ -43,7 +43,7 @@ def _unless_lost(tell: Callable[Concatenate[Tracker, P], None]) -> Callable[Conc
             return
         try:
             tell(self, *args, **kwargs)
-        except Exception as error:  # MLflow, its database, the network and the disk have a hundred of them
+        except Exception as error:  # of MLflow, its database, the network or the disk
             self.lost = True
             self.warn(error)
 
@@ -51,17 +51,17 @@ def _unless_lost(tell: Callable[Concatenate[Tracker, P], None]) -> Callable[Conc
 
 
 class Tracker(Observer):
-    """Logs parameters, metrics, files and networks. Without MLflow or its server, a line says so, and the run goes on.
+    """Logs parameters, metrics, files and networks. Without MLflow or its server, it warns once, and the run continues.
 
     Args:
-        settings: which store, which experiment.
-        anew: a run of the folder that MLflow knows stays there as it is, and another one begins.
+        settings: the store and the experiment.
+        new_run: start a new run in MLflow, also if the folder has one there already.
     """
 
-    def __init__(self, settings: Tracking, *, anew: bool = False) -> None:
+    def __init__(self, settings: Tracking, *, new_run: bool = False) -> None:
         self.uri = place(settings.uri)
         self.experiment = settings.experiment
-        self.anew = anew
+        self.new_run = new_run
         self.lost = False
         self.told: dict[str, str] = {}  # what MLflow has: name -> SHA-256
         self.epochs: dict[Stage, set[int]] = {}
@@ -70,15 +70,17 @@ class Tracker(Observer):
         if isinstance(error, NoStore):
             text = f"{error}. This run is kept in {self.folder} only"
         else:
-            text = f"MLflow, {shown(self.uri)}: {reason(error)}. The run goes on; everything is kept in {self.folder}, "
-            text += "and the next command for it logs what is missing"
+            text = (
+                f"MLflow, {shown(self.uri)}: {reason(error)}. The run continues; everything is kept in {self.folder}, "
+            )
+            text += "and the next command for it logs the rest"
         say(f"warning: {text}", sys.stderr)
 
     @_unless_lost
     def start(self, folder: Path, settings: Settings, versions: Mapping[str, Any]) -> None:
         self.folder, self.settings = folder, settings
         self.client = connect(self.uri)
-        run = None if self.anew else self._known()
+        run = None if self.new_run else self._known()
         if run is None:
             tags = {"mlflow.source.name": "cnnprune", "mlflow.source.type": "LOCAL", "seed": str(settings.seed)}
             tags |= {f"version.{name}": str(value) for name, value in versions.items() if name != "seed"}
@@ -158,7 +160,7 @@ class Tracker(Observer):
         self.client.set_terminated(self.id, _STATUS[status])
 
     def _known(self) -> Run | None:
-        """The run that was begun for this folder, if the store still has it, and with the same parameters."""
+        """Return the run that was begun for this folder, if the store still has it, with the same parameters."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -206,7 +208,7 @@ class Tracker(Observer):
         self.client.log_batch(self.id, metrics=metrics, synchronous=True)
 
     def _is_new(self, name: str, content: bytes) -> bool:
-        """Whether MLflow lacks this; :meth:`_keep`, called once it has it, makes a note of that."""
+        """Return whether MLflow lacks this; call :meth:`_keep` once it is logged."""
         sha = fingerprint([content])
         if self.told.get(name) == sha:
             return False

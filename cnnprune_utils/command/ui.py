@@ -15,7 +15,7 @@ HOST = "127.0.0.1"
 
 
 def serve(uri: str | None, port: int) -> int:
-    """Serve the pages of the store until Ctrl-C; returns the exit code, and has said why where that is not 0."""
+    """Serve the pages of the store until Ctrl-C, and return the exit code; print the reason if it is not 0."""
     try:
         uri = place(uri)
     except ValueError as error:
@@ -35,10 +35,12 @@ def serve(uri: str | None, port: int) -> int:
     prepare_environment()
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # its processes make stopping slow
     print(f"MLflow's pages of {shown(uri)}: http://{HOST}:{port} (Ctrl-C ends)", flush=True)
-    # a polite kill, and a closed terminal where the system tells of it
+    # SIGTERM, and a closed terminal where the system sends a signal
     ends = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
     before = {number: signal.signal(number, signal.default_int_handler) for number in ends}
-    server = subprocess.Popen(command, start_new_session=True)  # Ctrl-C is for us, who end it without a traceback
+    server = subprocess.Popen(
+        command, start_new_session=True
+    )  # Ctrl-C reaches this process only, which ends the server without a traceback
     try:
         code = server.wait()
     except KeyboardInterrupt:  # the usual end
@@ -48,11 +50,11 @@ def serve(uri: str | None, port: int) -> int:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    return _say(f"error: MLflow ended with {code}; its message is above")
+    return _say(f"error: MLflow ended with exit code {code}; see its message above")
 
 
 def _unusable(port: int) -> str:
-    """Why nothing can listen there, or an empty text."""
+    """Return the reason why the port cannot be used, or an empty text."""
     if not 1 <= port <= 65535:
         return f"--port {port} must lie between 1 and 65535"
     with socket.socket() as probe:
@@ -62,7 +64,7 @@ def _unusable(port: int) -> str:
             probe.bind((HOST, port))
         except OSError as error:
             another = port % 65535 + 1 if port > 1023 else 5001  # the low ones are the system's
-            return f"port {port} of {HOST} cannot be had ({error.strerror}): choose another, as in --port {another}"
+            return f"port {port} on {HOST} is unavailable ({error.strerror}). Try --port {another}"
     return ""
 
 

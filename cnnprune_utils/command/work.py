@@ -1,4 +1,4 @@
-"""What all steps of a run share: its folder, its networks and images, and how a step is done only once."""
+"""Shared by all steps of a run: its folder, its networks and images, and the rule that a step is done once."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ HISTORIES: dict[str, Stage] = {"train": "original", "finetune": "pruned"}
 
 @dataclass(frozen=True)
 class Run:
-    """A folder that :meth:`RunFolder.begin` made ready, with what every step needs."""
+    """A folder that :meth:`RunFolder.begin` prepared, with the settings, images and observer of every step."""
 
     folder: RunFolder
     settings: Settings
@@ -40,10 +40,11 @@ class Run:
     observer: Observer
 
     def model(self, name: str) -> nn.Module:
-        """``baseline``, ``pruned`` or ``finetuned``, on the device of the images.
+        """Return the network ``baseline``, ``pruned`` or ``finetuned``, on the device of the images.
 
         Raises:
-            ValueError: the file is damaged, or holds another network than the run's.
+            ValueError: the file is damaged.
+            RunError: it holds another network than the run's.
         """
         file = self.folder.file(f"{name}.safetensors")
         try:
@@ -56,7 +57,7 @@ class Run:
         if not isinstance(model, CNN) or [*model.widths] != widths:
             raise RunError(
                 f"{file} holds another network: {getattr(model, 'widths', type(model).__name__)}, and this run's has "
-                f"{tuple(widths)} filters. Put the run's own file back, or delete it and call the same again"
+                f"{tuple(widths)} filters. Put the run's own file back, or delete it and repeat the command"
             )
         return model.to(self.splits.train.inputs.device)
 
@@ -71,7 +72,7 @@ class Run:
 
 
 def do(run: Run, step: str, work: Callable[[], None]) -> None:
-    """Do ``work`` unless the step is done, and tell the observer what there is."""
+    """Do ``work`` unless the step is done, and report its results to the observer."""
     done = run.folder.done(step)
     run.observer.step(step, done)
     if not done:
@@ -93,7 +94,7 @@ def do(run: Run, step: str, work: Callable[[], None]) -> None:
 
 
 def load_data(settings: Data, seed: int) -> Splits:
-    """Fashion-MNIST as the settings ask for it, on the fastest device."""
+    """Return Fashion-MNIST, split as in the settings, on the fastest device."""
     splits = load_fashion_mnist(settings.root, validation=settings.validation)
     if settings.train is not None:
         splits = Splits(splits.train.subset(settings.train, seed), splits.validation, splits.test)
@@ -101,10 +102,10 @@ def load_data(settings: Data, seed: int) -> Splits:
 
 
 def check(settings: Settings) -> None:
-    """What only the network itself can say: whether the target can be reached.
+    """Check that the target can be reached, which only the network itself can tell.
 
     Raises:
-        SettingsError: even with as few filters as may stay, the network is larger.
+        SettingsError: the network is larger, even with the fewest filters that may stay.
     """
     floors = [min(width, settings.pruning.keep_at_least) for width in settings.network.widths]
     smallest = sizes(CNN(floors))

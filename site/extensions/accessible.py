@@ -1,4 +1,4 @@
-"""What the pages need for everyone to read them, where theme and notebooks do not bring it."""
+"""Accessibility checks that theme and notebooks do not make."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 class FiguresAreDescribed(SphinxPostTransform):
-    """Warn of a figure without a text that says what it shows."""
+    """Warns of figures without a description."""
 
     default_priority = 900
 

@@ -1,4 +1,4 @@
-"""The directive ``cnnprune``: what the command says of itself, as it says it with ``--help``."""
+"""The directive ``cnnprune``: the help of the command, as ``--help`` prints it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COLUMNS = "88"
 
 
 def help_of(*words: str) -> str:
-    """What ``cnnprune WORDS --help`` prints, in lines that a page has room for."""
+    """Return the output of ``cnnprune WORDS --help``, in lines that fit a page."""
     from cnnprune_utils.command.options import parser
 
     said = io.StringIO()

@@ -1,4 +1,4 @@
-"""The package's docstrings say what they return in a sentence. Napoleon takes what stands before a colon for a type."""
+"""Fixes for napoleon, which reads the text before a colon in Returns as a type; here it is a sentence."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def mark_sentences(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
-    """Put a colon in front of the first line of Returns and Yields: an empty type, and the sentence stays whole."""
+    """Put a colon before the first line of Returns and Yields: an empty type, so that the sentence stays whole."""
     for i, line in enumerate(lines[:-1]):
         if line.strip() in ("Returns:", "Yields:"):
             indent = len(lines[i + 1]) - len(lines[i + 1].lstrip())
@@ -17,7 +17,7 @@ def mark_sentences(app: Sphinx, what: str, name: str, thing: Any, options: Any, 
 
 
 def drop_aliases(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
-    """What Python writes for the fields of a named tuple says nothing; their class has told what they are."""
+    """Remove the docstrings that Python generates for the fields of a named tuple."""
     if len(lines) and lines[0].startswith("Alias for field number"):
         lines.clear()
 

@@ -1,4 +1,4 @@
-"""On the pages of solutions each answer is folded: a reader sees the exercise first, and opens the answer later."""
+"""Folds the answers on the pages of solutions, so that a reader sees the exercise first."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ CLOSE = "</div></details>"
 
 
 def is_question(node: nodes.Node) -> bool:
-    """Whether a node is a paragraph all in italics, as every exercise is repeated above its answer."""
+    """Return whether a node is a paragraph in italics, as the exercise above each answer is."""
     return isinstance(node, nodes.paragraph) and all(
         isinstance(child, nodes.emphasis) or not child.astext().strip() for child in node.children
     )
 
 
 class FoldAnswers(SphinxTransform):
-    """Put what follows the question of each exercise into a ``<details>``."""
+    """Puts the answer to each exercise into a ``<details>``."""
 
     default_priority = 800
 

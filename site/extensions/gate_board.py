@@ -17,7 +17,7 @@ SHOWN = re.compile(r"Board\(\d+ gates, [\d,]+ images\)")
 
 
 class BoardIsElsewhere(SphinxPostTransform):
-    """Where a cell put out a board, say where it is: a board in a notebook needs its kernel, the page has its own."""
+    """Replaces the output of a board, which needs a kernel, by a link to the page of the board."""
 
     default_priority = 900
 

@@ -2,7 +2,7 @@
 
 Every browser of today lays MathML out by itself, so a page needs no script for its mathematics, asks nothing of the
 network, shows its formulas at first paint, and reads them to those who listen. latex2mathml does the translation; what
-it leaves to be wished, mostly the space around operators, is mended here. A command that it does not know is a
+it lacks, mostly the space around operators, is added here. A command that it does not know is a
 warning, and the book is built with warnings as errors.
 """
 
@@ -37,7 +37,7 @@ LIMITS = {"msub": "munder", "msup": "mover", "msubsup": "munderover"}
 
 
 class FormulaError(ValueError):
-    """A formula that cannot become MathML. The message says what in it is the reason."""
+    """A formula cannot become MathML. The message names the part that is the reason."""
 
 
 def _parents(tree: Element) -> Iterator[tuple[Element, list[Element]]]:
@@ -50,7 +50,7 @@ def _is(element: Element, tag: str, text: str | None = None) -> bool:
 
 
 def _grouped_commas(tree: Element) -> None:
-    """16{,}384 is one number, and not a list of two."""
+    """Read 16{,}384 as one number, not as a list of two."""
     for parent, children in _parents(tree):
         for left, comma, right in zip(children, children[1:], children[2:], strict=False):
             inner = list(comma)
@@ -113,7 +113,7 @@ def _spaced(tree: Element) -> None:
 
 
 def mathml(formula: str, *, block: bool = False) -> str:
-    """A formula in TeX's notation as a ``<math>`` element, the formula itself in its ``alttext``.
+    """Return a formula in TeX's notation as a ``<math>`` element, with the formula in its ``alttext``.
 
     Raises:
         FormulaError: it holds a command that is unknown, or its braces do not match.
@@ -167,7 +167,7 @@ def visit_block(self: HTML5Translator, node: nodes.math_block) -> None:
 
 
 class FormulasInTables(SphinxPostTransform):
-    """Translate the formulas in a table that a cell has put out, too: a notebook shows them typeset."""
+    """Translates the formulas in tables among the outputs of cells, which a notebook shows typeset."""
 
     default_priority = 900
 

@@ -19,7 +19,7 @@ from cnnprune_utils.batches import Splits
 from cnnprune_utils.book import CLASS_NAMES, checkpoint
 from cnnprune_utils.command import image_files
 from cnnprune_utils.command.image_files import PictureError, read
-from cnnprune_utils.command.pictures import Failure, Prediction, as_json, as_text, predict_files, predict_images
+from cnnprune_utils.command.predictions import Failure, Prediction, as_json, as_text, predict_files, predict_images
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -60,14 +60,14 @@ def failure(model: nn.Module, path: Path) -> str:
 # What becomes of a picture.
 
 
-def test_an_image_of_the_data_set_written_as_a_png_comes_back_bit_for_bit(splits: Splits, tmp_path: Path) -> None:
+def test_a_png_of_an_image_reads_back_exactly(splits: Splits, tmp_path: Path) -> None:
     for i in range(0, 10_000, 20):
         tensor, note = read(saved(pixels_of(splits.test.inputs[i]), tmp_path / "image.png", compress_level=1))
         assert torch.equal(tensor, splits.test.inputs[i]), f"test image {i}"
         assert note == ""
 
 
-def test_no_image_of_the_data_set_looks_dark_on_light_and_every_negative_does(splits: Splits) -> None:
+def test_only_negatives_look_dark_on_light(splits: Splits) -> None:
     for split in (splits.train, splits.validation, splits.test):
         corners = [split.inputs[:, 0, y, x] for y in (slice(3), slice(-3, None)) for x in (slice(3), slice(-3, None))]
         means = torch.cat(corners, 1).mean((1, 2))
@@ -76,7 +76,7 @@ def test_no_image_of_the_data_set_looks_dark_on_light_and_every_negative_does(sp
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "LA", "P", "I;16"])
-def test_every_kind_of_png_of_one_picture_gives_one_tensor(mode: str, boot: Image.Image, tmp_path: Path) -> None:
+def test_every_png_mode_gives_one_tensor(mode: str, boot: Image.Image, tmp_path: Path) -> None:
     if mode == "I;16":
         image = Image.fromarray(np.array(boot).astype(np.uint16) * 257)
         assert image.mode == mode
@@ -94,7 +94,7 @@ def test_a_jpeg_gives_nearly_the_same(mode: str, boot: Image.Image, tmp_path: Pa
     assert note == ""
 
 
-def test_colour_becomes_grey_as_bright_as_it_looks(tmp_path: Path) -> None:
+def test_colours_become_grey_by_luminance(tmp_path: Path) -> None:
     for colour, grey in (("red", 76), ("lime", 150), ("blue", 29)):
         image = Image.new("RGB", (28, 28), "black")
         image.paste(colour, (5, 5, 23, 23))
@@ -119,23 +119,21 @@ def test_dark_on_light_is_inverted_and_says_so(boot: Image.Image, tmp_path: Path
     assert note == ""
 
 
-def test_light_on_dark_is_inverted_only_when_asked(boot: Image.Image, tmp_path: Path) -> None:
+def test_light_on_dark_stays_unless_asked(boot: Image.Image, tmp_path: Path) -> None:
     path = saved(boot, tmp_path / "boot.png")
     tensor, note = read(path, invert=True)
     assert torch.allclose(tensor[0], 1 - tensor_of(boot))
     assert note == "inverted"
 
 
-def test_larger_pictures_are_scaled_by_the_mean_of_areas(boot: Image.Image, tmp_path: Path) -> None:
+def test_large_pictures_are_averaged(boot: Image.Image, tmp_path: Path) -> None:
     enlarged = boot.resize((280, 280), Image.Resampling.NEAREST)
     assert torch.equal(read(saved(enlarged, tmp_path / "boot.png"))[0][0], tensor_of(boot))
 
 
 @pytest.mark.parametrize("shape", [(100, 50), (50, 100), (9, 3), (1, 1), (1, 60), (6000, 1)])
 @pytest.mark.parametrize(("ground", "thing"), [(40, 230), (250, 10)])
-def test_proportions_are_kept_and_the_rest_is_background(
-    shape: tuple[int, int], ground: int, thing: int, tmp_path: Path
-) -> None:
+def test_proportions_are_kept(shape: tuple[int, int], ground: int, thing: int, tmp_path: Path) -> None:
     height, width = shape
     pixels = np.full(shape, ground, np.uint8)
     pixels[height // 3 : -(height // 3) or None, width // 3 : -(width // 3) or None] = thing
@@ -150,7 +148,7 @@ def test_proportions_are_kept_and_the_rest_is_background(
         assert tensor.mean() < tensor.max()
 
 
-def test_a_photograph_is_turned_as_its_camera_says(boot: Image.Image, tmp_path: Path) -> None:
+def test_exif_orientation_is_applied(boot: Image.Image, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # to be shown turned by a quarter, clockwise
     lying = boot.transpose(Image.Transpose.ROTATE_90)
@@ -171,7 +169,7 @@ def test_transparent_parts_are_background(shade: int, note: str, hidden: int, tm
     assert ("inverted" in said) == (note == "white")
 
 
-def test_the_transparent_colour_of_a_palette_is_background(tmp_path: Path) -> None:
+def test_transparent_palette_is_background(tmp_path: Path) -> None:
     image = Image.new("P", (28, 28), 0)
     image.putpalette([200, 30, 30, 250, 250, 250])
     image.paste(1, (8, 8, 20, 20))
@@ -185,7 +183,7 @@ def test_a_picture_of_nothing_says_so(tmp_path: Path) -> None:
     assert "one shade everywhere" in read(saved(Image.new("L", (50, 50), 9), tmp_path / "blank.png"))[1]
 
 
-# Files that are no pictures.
+# Files that are not pictures.
 
 
 def bomb(width: int, height: int) -> bytes:
@@ -253,10 +251,10 @@ def test_damage_anywhere_is_a_picture_or_one_line(kind: str, model: nn.Module, t
 
 
 def test_what_is_no_file_is_one_line(model: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert failure(model, tmp_path / "missing.png") == "there is no such file or folder"
+    assert failure(model, tmp_path / "missing.png") == "no such file or folder"
     assert failure(model, tmp_path / ("n" * 300)) == "File name too long"
     os.symlink(tmp_path / "nowhere", tmp_path / "link.png")
-    assert failure(model, tmp_path / "link.png") == "there is no such file or folder"
+    assert failure(model, tmp_path / "link.png") == "no such file or folder"
     os.mkfifo(tmp_path / "pipe.png")
     assert "pipe" in failure(model, tmp_path / "pipe.png")
 
@@ -271,16 +269,14 @@ def test_what_is_no_file_is_one_line(model: nn.Module, tmp_path: Path, monkeypat
 
 
 def test_read_says_the_same_as_an_error(tmp_path: Path) -> None:
-    with pytest.raises(PictureError, match=r"^there is no such file or folder$"):
+    with pytest.raises(PictureError, match=r"^no such file or folder$"):
         read(tmp_path / "missing.png")
 
 
 # What the network says.
 
 
-def test_good_pictures_are_predicted_between_bad_ones_in_order(
-    model: nn.Module, splits: Splits, tmp_path: Path
-) -> None:
+def test_bad_pictures_do_not_stop_good_ones(model: nn.Module, splits: Splits, tmp_path: Path) -> None:
     paths: list[Path] = []
     for i in range(7):
         paths.append(saved(pixels_of(splits.test.inputs[i]), tmp_path / f"{i}.png"))
@@ -314,7 +310,7 @@ def test_files_are_read_a_batch_at_a_time(model: nn.Module, boot: Image.Image, t
     assert len(asked) == 4
 
 
-def test_a_folder_stands_for_its_pictures_sorted_by_name(model: nn.Module, boot: Image.Image, tmp_path: Path) -> None:
+def test_a_folder_means_its_sorted_pictures(model: nn.Module, boot: Image.Image, tmp_path: Path) -> None:
     for name in ("b.PNG", "c.jpeg", "a.png", "d.jpg", ".hidden.png"):
         boot.save(tmp_path / name)
     (tmp_path / "notes.txt").write_text("no picture")
@@ -333,9 +329,9 @@ def test_the_model_stays_as_it_was(model: nn.Module, boot: Image.Image, tmp_path
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_a_model_of_something_else_and_an_impossible_batch_are_refused(splits: Splits) -> None:
+def test_wrong_models_and_batches_are_refused(splits: Splits) -> None:
     images = splits.test.inputs[:2]
-    with pytest.raises(ValueError, match=r"shape \(2, 7\) for 2 images; there must be 10"):
+    with pytest.raises(ValueError, match=r"shape \(2, 7\) for 2 images; it must return 10"):
         predict_images(nn.Sequential(nn.Flatten(), nn.Linear(784, 7)), images, ["0", "1"])
     broken = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
     nn.init.constant_(broken[1].bias, torch.nan)
@@ -350,21 +346,21 @@ def test_a_model_of_something_else_and_an_impossible_batch_are_refused(splits: S
 SHARES = dict.fromkeys(CLASS_NAMES, 0.0) | {"Sneaker": 0.25, "Ankle boot": 0.625, "Sandal": 0.125}
 
 
-def test_a_line_has_the_likeliest_classes_and_the_note() -> None:
+def test_text_has_the_likeliest_classes() -> None:
     prediction = Prediction("boot.png", "Ankle boot", 9, SHARES, "dark on light: inverted")
     assert as_text(prediction) == "boot.png: Ankle boot 62.5%, Sneaker 25.0%, Sandal 12.5% (dark on light: inverted)"
     assert as_text(Prediction("boot.png", "Ankle boot", 9, SHARES), classes=1) == "boot.png: Ankle boot 62.5%"
     assert as_text(Failure("boot.png", "the file is empty")) == "boot.png: the file is empty"
 
 
-def test_a_name_cannot_break_the_line_or_the_terminal() -> None:
+def test_names_are_escaped_for_the_terminal() -> None:
     name = os.fsdecode(b"two\nlines \x1b[31m \xff \xc3\xbc")
     line = as_text(Failure(name, "the file is empty"))
     assert line == r"two\nlines \x1b[31m \udcff ü: the file is empty"
     line.encode("utf-8")
 
 
-def test_json_is_a_list_of_objects_that_reads_back() -> None:
+def test_json_reads_back() -> None:
     prediction = Prediction("ü.png", "Ankle boot", 9, SHARES, "inverted")
     name = os.fsdecode(b"\xff.png")
     assert json.loads(as_json([prediction, Failure(name, "the file is empty")])) == [

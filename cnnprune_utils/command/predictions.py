@@ -1,4 +1,4 @@
-"""What a network says of pictures: files in, predictions out, as text or as JSON."""
+"""Predictions for pictures: files in, predictions out, as text or as JSON."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ __all__ = ["Failure", "Prediction", "as_json", "as_text", "predict_files", "pred
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the network says of one picture.
+    """The prediction for one picture.
 
     ``index`` and ``label`` are the likeliest class; ``probabilities`` has those of all classes (softmax), in
-    the order of :data:`cnnprune_utils.book.CLASS_NAMES`; ``note`` says what was done to the picture, and is
-    empty for most.
+    the order of :data:`cnnprune_utils.book.CLASS_NAMES`; ``note`` says how the picture was
+    changed, and is empty for most.
     """
 
     path: str
@@ -36,7 +36,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Failure:
-    """A file or folder of which nothing can be said, and why, in one line."""
+    """A file or folder that cannot be predicted, and the reason, in one line."""
 
     path: str
     message: str
@@ -56,16 +56,16 @@ def predict_files(
     batch_size: int = 500,
     invert: bool | None = None,
 ) -> Iterator[Prediction | Failure]:
-    """What ``model`` says of each picture, in order; one that cannot be read is a :class:`Failure`, not an error.
+    """Yield a prediction for each picture, in order, or a :class:`Failure` for one that cannot be read.
 
     Args:
-        model: takes (n, 1, 28, 28), gives (n, 10); on any device, unchanged.
-        paths: PNG and JPEG files, and folders, which stand for their pictures: see :func:`.image_files.listed`.
-        batch_size: how many pictures pass through the model together; no more are in memory at a time.
+        model: maps (n, 1, 28, 28) to (n, 10); on any device; unchanged.
+        paths: PNG and JPEG files, and folders of them: see :func:`.image_files.listed`.
+        batch_size: pictures in one batch; no more are in memory at a time.
         invert: whether to make light dark and dark light; None: if the picture's corners are light.
 
     Raises:
-        ValueError: a batch size below 1, or a model that :func:`predict_images` refuses.
+        ValueError: ``batch_size`` is below 1, or :func:`predict_images` refuses the model.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, not {batch_size}")
@@ -103,7 +103,7 @@ def _predicted(
 
 
 def _answers(model: nn.Module, waiting: Sequence[_Picture | Failure]) -> list[Prediction | Failure]:
-    """Those waiting in their order, with all pictures predicted in one batch."""
+    """Return the results of ``waiting`` in their order, with all pictures predicted in one batch."""
     readable = [entry for entry in waiting if isinstance(entry, _Picture)]
     if not readable:
         return [entry for entry in waiting if isinstance(entry, Failure)]
@@ -115,18 +115,18 @@ def _answers(model: nn.Module, waiting: Sequence[_Picture | Failure]) -> list[Pr
 def predict_images(
     model: nn.Module, images: Tensor, names: Sequence[str], notes: Sequence[str] | None = None
 ) -> list[Prediction]:
-    """What ``model`` says of ``images`` (n, 1, 28, 28), as one batch; ``names`` stand where a file has its path.
+    """Return the predictions for ``images`` (n, 1, 28, 28), in one batch; ``names`` take the place of paths.
 
     Raises:
-        ValueError: the model does not give ten finite numbers for each image.
+        ValueError: the model does not return ten finite numbers for each image.
     """
     device = next((parameter.device for parameter in model.parameters()), images.device)
     with evaluating(model), torch.no_grad():
         outputs = model(images.to(device)).cpu().double()
     if outputs.shape != (len(images), len(CLASS_NAMES)):
         raise ValueError(
-            f"the model gives outputs of shape {tuple(outputs.shape)} for {len(images)} images; "
-            f"there must be {len(CLASS_NAMES)} numbers for each, one per class of Fashion-MNIST"
+            f"the model returns outputs of shape {tuple(outputs.shape)} for {len(images)} images; "
+            f"it must return {len(CLASS_NAMES)} numbers for each, one per class of Fashion-MNIST"
         )
     if not outputs.isfinite().all():
         raise ValueError("the model's outputs are not all finite: its training went wrong, or its file is damaged")
@@ -139,7 +139,7 @@ def predict_images(
 
 
 def as_text(result: Prediction | Failure, *, classes: int = 3) -> str:
-    """One line: the path, the likeliest ``classes`` with their probabilities, and the note; or what is wrong."""
+    """Return one line: the path, the likeliest ``classes`` with their probabilities, and the note; or the error."""
     if isinstance(result, Failure):
         return f"{printable(result.path)}: {result.message}"
     likeliest = sorted(result.probabilities.items(), key=lambda item: -item[1])[:classes]
@@ -148,7 +148,7 @@ def as_text(result: Prediction | Failure, *, classes: int = 3) -> str:
 
 
 def as_json(results: Iterable[Prediction | Failure]) -> str:
-    """A JSON array with an object for each result: the fields of a prediction, or ``path`` and ``error``."""
+    """Return a JSON array with an object per result: the fields of a prediction, or ``path`` and ``error``."""
     return json.dumps([_record(result) for result in results], indent=2, allow_nan=False)
 
 
