@@ -13,11 +13,11 @@ define VARIABLES
   PYTHON=python3  the Python, 3.11 or newer, that creates it
   PIP_FLAGS=      more options for pip; README.md shows the one for PyTorch without CUDA
   NOTEBOOKS=      for make outputs: these notebooks only
-  WORKERS=2       for make test: how many tests at once, each on one thread; 2 GB of memory for each
+  WORKERS=2       for make book and make test: how many notebooks or tests at once; 2 GB of memory for each
   REPOSITORY=     for make book and make html: the repository's address; with it, each chapter links to Binder
 endef
 
-export VENV PYTHON PIP_FLAGS REPOSITORY VARIABLES
+export VENV PYTHON PIP_FLAGS REPOSITORY VARIABLES WORKERS
 # The package of this checkout, also from an environment that another checkout shares.
 export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
 
@@ -45,7 +45,7 @@ test: data  ## format, lint, types, unit tests, and every notebook against its s
 	@$(RUN) -m ruff format --check .
 	@$(RUN) -m ruff check .
 	@$(RUN) -m mypy
-	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} exec $(RUN) -m pytest --nbval --numprocesses $(WORKERS) --dist loadfile
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} exec $(RUN) -m pytest --nbval --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 lab: data  ## open chapter 1 in JupyterLab
 	@JUPYTER_PATH="$$(cd "$(VENV)" && pwd)/share/jupyter" exec $(RUN) -m jupyterlab notebooks/01_train.ipynb

@@ -11,9 +11,12 @@ import asyncio
 import os
 import signal
 import sys
+import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import nbformat
 from ipykernel.kernelspec import RESOURCES, get_kernel_dict
@@ -55,9 +58,14 @@ class ThisPythonManager(AsyncKernelManager):
 
 
 class StoppableClient(NotebookClient):
-    """Ends the kernel and the run on Ctrl-C or SIGTERM; nbclient ends the kernel only, and reports a failure."""
+    """Ends the kernel and the run on Ctrl-C or SIGTERM; nbclient ends the kernel only, and reports a failure.
+
+    Only a program's first thread hears signals: it stops what runs in others with :func:`stop_all`.
+    """
 
     stopped = False
+    stop_calls: ClassVar[set[Callable[[], object]]] = set()  # of those that run
+    ended = threading.Event()  # no other may begin
 
     def stop(self, task: asyncio.Task[Any]) -> None:
         self.stopped = True
@@ -65,12 +73,29 @@ class StoppableClient(NotebookClient):
         task.cancel()
 
     async def async_start_new_kernel(self, **kwargs: Any) -> None:
-        # here because nbclient sets handlers of its own right before
         task, loop = asyncio.current_task(), asyncio.get_running_loop()
         assert task is not None
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self.stop, task)
+        if in_first_thread():  # here because nbclient sets handlers of its own right before
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.add_signal_handler(number, self.stop, task)
+        else:
+            stop = partial(loop.call_soon_threadsafe, self.stop, task)
+            self.stop_calls.add(stop)
+            task.add_done_callback(lambda _: self.stop_calls.discard(stop))
+            if self.ended.is_set():
+                self.stop(task)
         await super().async_start_new_kernel(**kwargs)
+
+
+def stop_all() -> None:
+    """End what runs in other threads, and what would begin there."""
+    StoppableClient.ended.set()
+    for stop in list(StoppableClient.stop_calls):
+        stop()
+
+
+def in_first_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 class NotebookFailed(Exception):
@@ -103,7 +128,7 @@ def execute(path: Path) -> NotebookNode:
 
     Raises:
         NotebookFailed: names the cell, by its count, and the error.
-        KeyboardInterrupt: Ctrl-C or SIGTERM; the kernel has ended.
+        KeyboardInterrupt: Ctrl-C, SIGTERM, or :func:`stop_all`; the kernel has ended.
     """
     notebook: NotebookNode = nbformat.read(path, as_version=4)
     started: list[NotebookNode] = []
@@ -118,7 +143,10 @@ def execute(path: Path) -> NotebookNode:
         record_timing=False,
     )
     try:
-        client.execute()
+        if in_first_thread():
+            client.execute()
+        else:
+            asyncio.run(client.async_execute())  # which leaves no task behind, as the thread's loop ends with it
     except BaseException as error:  # a time limit, a dead kernel, ...: none may stop the other notebooks
         if client.stopped:
             raise KeyboardInterrupt from error
@@ -128,7 +156,8 @@ def execute(path: Path) -> NotebookNode:
             raise NotebookFailed(f"cell [{len(started)}]: {error.ename}: {error.evalue}".rstrip(": ")) from error
         raise NotebookFailed(f"cell [{len(started)}]: {type(error).__name__}: {error}") from error
     finally:
-        listen()  # nbclient removes the handlers
+        if in_first_thread():
+            listen()  # nbclient leaves no handler
     notebook.metadata = nbformat.from_dict(METADATA)
     without_widgets(notebook)
     return notebook

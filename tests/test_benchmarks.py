@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks import __main__ as bench
-from benchmarks import recipe, recovery, scoring, timing, usual_recipe
+from benchmarks import large, recipe, recovery, scoring, timing, usual_recipe
 from cnnprune_utils.batches import Split
 from cnnprune_utils.book.cnn import CNN
 from cnnprune_utils.book.fetch import fetch
@@ -33,6 +33,7 @@ TINY = {
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "QUICK", TINY)
+    monkeypatch.setattr(large, "NETWORKS", {"resnet18": large.NETWORKS["resnet18"]})
     monkeypatch.setattr(recipe, "TRAIN_EPOCHS", 1)
     monkeypatch.setattr(recipe, "TUNE_EPOCHS", 2)
 

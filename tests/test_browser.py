@@ -1,7 +1,7 @@
 """The book's pages in a real browser: they load, read, search, switch to dark, and leave nobody out.
 
-Every page is visited once, by `visits`, which keeps what it saw; each test then holds one rule over all pages. Pictures
-of every page are in build/screenshots afterwards. Without a Chromium the tests are skipped, and on CI they fail.
+Every page is visited once, by `visits`, which keeps what it saw; each test then holds one rule over all pages. Two
+pictures of every page are in build/screenshots afterwards. Without a Chromium the tests are skipped, and fail on CI.
 """
 
 from __future__ import annotations
@@ -24,10 +24,12 @@ from typing import Any
 import nbformat
 import pytest
 
+from cnnprune_utils.book.chapters import chapters_in
+
 ROOT = Path(__file__).resolve().parents[1]
 SITE = ROOT / "build" / "html"
 SCREENSHOTS = ROOT / "build" / "screenshots"
-CHAPTERS = sorted(path.stem for path in (ROOT / "notebooks").glob("0*.ipynb"))
+CHAPTERS = [path.stem for path in chapters_in(ROOT / "notebooks")]
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
 
@@ -72,6 +74,30 @@ WIDER = """() => {
   }).map(e => e.tagName + '.' + e.className + ' ' + Math.round(e.getBoundingClientRect().right));
   return document.documentElement.scrollWidth > width ? ['the page', ...wide] : wide;
 }"""
+
+# Marks the visible elements whose kind no page before has shown, and returns these kinds. Elements are of one kind, and
+# have their colours from the same rules, when they and the four around them have the same tags, classes and styles.
+MARK = """seen => {
+  const known = new Set(seen), fresh = new Set();
+  const own = e => [e.tagName, ...[...e.classList].sort(), e.getAttribute('style'),
+    e.tagName === 'TR' ? [...e.parentElement.children].indexOf(e) % 2 : ''].join('.');
+  const kind = e => {
+    let name = '';
+    for (let i = 0; i < 5 && e; i++, e = e.parentElement) name += own(e) + ' ';
+    return name;
+  };
+  for (const e of document.querySelectorAll('body *')) {
+    if (e.closest('math, svg') || !e.checkVisibility()) continue;
+    const name = kind(e);
+    if (!known.has(name)) { known.add(name); fresh.add(name); e.dataset.fresh = ''; }
+  }
+  // the thousands of other coloured words in code would only take their time
+  for (const word of document.querySelectorAll('.highlight pre span:not([data-fresh])'))
+    if (!word.querySelector('[data-fresh]')) word.replaceWith(word.textContent);
+  document.body.normalize();
+  return [...fresh];
+}"""
+COLOURS = ("color-contrast", "link-in-text-block")  # axe's rules of colours
 
 
 @dataclass
@@ -151,20 +177,20 @@ def watched(page: Any, origin: str) -> Visit:
     return visit
 
 
-def violations(page: Any, *rules: str) -> list[str]:
-    """What axe calls serious or critical, by these of its rules or by all: the rule, and the first places."""
+def violations(page: Any, *, colours: bool) -> list[str]:
+    """What axe calls serious or critical: the rule, and the first places.
+
+    Args:
+        colours: the rules of colours alone, of the elements that `MARK` has marked; else all other rules, of the page.
+    """
     from axe_playwright_python.sync_playwright import Axe
 
-    # of the thousands of coloured words in code, one of each colour stands for all
-    page.evaluate(
-        """() => { const seen = new Set();
-        for (const word of document.querySelectorAll('.highlight pre span[class]')) {
-          if (seen.has(word.className)) word.dataset.seen = ''; else seen.add(word.className);
-        } }"""
-    )
+    if colours and not page.locator("[data-fresh]").count():
+        return []
     # preload would look for imported style sheets at wrong places
-    options = {"resultTypes": ["violations"], "preload": False, **({"runOnly": list(rules)} if rules else {})}
-    context = {"exclude": [["[data-seen]"]]}
+    options: dict[str, Any] = {"resultTypes": ["violations"], "preload": False}
+    options |= {"runOnly": COLOURS} if colours else {"rules": {rule: {"enabled": False} for rule in COLOURS}}
+    context = {"include": [["[data-fresh]"]]} if colours else None
     found = Axe().run(page, context=context, options=options).response["violations"]
     grave = [rule for rule in found if rule["impact"] in ("serious", "critical")]
     return [f"{rule['id']}: {[node['html'][:160] for node in rule['nodes'][:3]]}" for rule in grave]
@@ -180,8 +206,15 @@ def first_paint(browser: Any, url: str) -> float:
     return float(milliseconds)
 
 
-def inspect(browser: Any, address: str, name: str) -> Visit:
-    """Visit one page, as a first-time reader: at a desk in the light, then in the dark, then on a phone."""
+def inspect(browser: Any, address: str, name: str, kinds: set[str]) -> Visit:
+    """Visit one page, as a first-time reader: at a desk in the light, on a phone in the dark.
+
+    Args:
+        browser: where to open it.
+        address: of the site.
+        name: of the page.
+        kinds: of the elements that were seen on other pages; those of this one are added.
+    """
     context = browser.new_context(viewport=WIDE, color_scheme="light", reduced_motion="reduce")
     page = context.new_page()
     visit = watched(page, address)
@@ -194,17 +227,18 @@ def inspect(browser: Any, address: str, name: str) -> Visit:
         page.screenshot(path=path, full_page=True, animations="disabled")
 
     picture("light")
-    visit.violations["light"] = violations(page)
     page.emulate_media(color_scheme="dark")
     page.wait_for_function("document.documentElement.dataset.theme === 'dark'")
-    picture("dark")
-    visit.violations["dark"] = violations(page, "color-contrast", "link-in-text-block")  # what colours can break
     page.set_viewport_size(NARROW)
     visit.wider = page.evaluate(WIDER)
     picture("dark-narrow")
+    page.set_viewport_size(WIDE)
+    kinds |= {*page.evaluate(MARK, [*kinds])}
+    visit.violations["dark"] = violations(page, colours=True)
     page.emulate_media(color_scheme="light")
     page.wait_for_function("document.documentElement.dataset.theme === 'light'")
-    picture("light-narrow")
+    visit.violations["light"] = violations(page, colours=True)
+    visit.violations["any"] = violations(page, colours=False)
     context.close()
     return visit
 
@@ -213,7 +247,8 @@ def inspect(browser: Any, address: str, name: str) -> Visit:
 def visits(browser: Any, address: str, site: Path) -> dict[str, Visit]:
     shutil.rmtree(SCREENSHOTS, ignore_errors=True)
     SCREENSHOTS.mkdir(parents=True)
-    return {name: inspect(browser, address, name) for name in pages(site)}
+    kinds: set[str] = set()
+    return {name: inspect(browser, address, name, kinds) for name in pages(site)}
 
 
 def where(visits: dict[str, Visit], what: str) -> dict[str, Any]:
@@ -234,7 +269,7 @@ def test_no_request_leaves_the_site(visits: dict[str, Visit]) -> None:
     assert where(visits, "foreign") == {}
 
 
-def test_every_formula_is_laid_out_and_none_is_left_raw(visits: dict[str, Visit]) -> None:
+def test_every_formula_is_laid_out(visits: dict[str, Visit]) -> None:
     raw = re.compile(r"\$[^$\n]{1,80}\$|\\\(|\\\[|\\(?:frac|sum|partial|text)\b")
     for name, visit in visits.items():
         assert not raw.search(visit.look["prose"]), f"{name}: {raw.search(visit.look['prose'])}"
@@ -261,7 +296,7 @@ def test_nothing_is_wider_than_a_phone(visits: dict[str, Visit]) -> None:
     assert where(visits, "wider") == {}
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("theme", ["any", "light", "dark"])
 def test_axe_finds_nothing_serious(visits: dict[str, Visit], theme: str) -> None:
     assert {name: found for name, visit in visits.items() if (found := visit.violations[theme])} == {}
 
@@ -299,7 +334,7 @@ def test_previous_and_next_walk_through_the_whole_book(visits: dict[str, Visit])
     assert visits.keys() - set(walk) == {"search", "genindex", "py-modindex"}
 
 
-def test_the_reference_says_what_is_returned_in_whole_sentences(site: Path) -> None:
+def test_the_reference_speaks_in_whole_sentences(site: Path) -> None:
     """And repeats nothing that Python wrote for want of a docstring."""
     for page in (site / "api").glob("*.html"):
         text = page.read_text(encoding="utf-8")
@@ -308,7 +343,7 @@ def test_the_reference_says_what_is_returned_in_whole_sentences(site: Path) -> N
         assert "Alias for field number" not in text, page.name
 
 
-def test_github_serves_the_folders_that_begin_with_an_underscore(site: Path) -> None:
+def test_github_serves_every_folder(site: Path) -> None:
     assert (site / ".nojekyll").exists()
 
 
@@ -338,7 +373,7 @@ def test_search_finds_taylor(page: Any, address: str) -> None:
     assert any(link.startswith("glossary.html") for link in found)
 
 
-def test_dark_mode_is_dark_stays_and_leaves_the_figures_readable(page: Any, address: str) -> None:
+def test_dark_mode_stays_and_figures_are_readable(page: Any, address: str) -> None:
     brightness = """selector => {
       const color = getComputedStyle(document.querySelector(selector)).backgroundColor;
       const [r, g, b, a] = color.match(/[\\d.]+/g).map(Number);
@@ -461,7 +496,7 @@ def numbers(board: Any) -> dict[str, str]:
 
 
 @pytest.mark.slow
-def test_jupyterlab_runs_all_of_chapter_4_and_its_board_answers(browser: Any, lab: tuple[str, Path]) -> None:
+def test_jupyterlab_runs_chapter_4_and_its_board(browser: Any, lab: tuple[str, Path]) -> None:
     address, copy = lab
     page = browser.new_page(viewport=WIDE)
     page.set_default_timeout(60_000)

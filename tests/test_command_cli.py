@@ -62,7 +62,7 @@ def called(*arguments: str) -> int:
 # for a newcomer
 
 
-def test_help_names_every_command_and_shows_how_to_begin(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert called("--help") == 0
     said = capsys.readouterr().out
     for command in COMMANDS:
@@ -93,7 +93,7 @@ def test_print_config_prints_what_config_reads(capsys: pytest.CaptureFixture[str
     assert not Path("runs").exists()
 
 
-def test_flags_win_over_the_file_and_the_file_over_the_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+def test_flags_win_over_the_file_over_the_defaults(capsys: pytest.CaptureFixture[str]) -> None:
     called("run", "--config", "seed", "--training.epochs", "7", "--pruning.remove", "{network.4: 3}", "--print-config")
     settings = from_mapping(yaml.safe_load(capsys.readouterr().out))
     assert (settings.training.epochs, settings.training.batch_size, settings.scoring.images) == (7, 32, None)
@@ -124,7 +124,7 @@ def test_without_its_packages_it_says_what_to_install(
     assert errors == "error: cnnprune needs what is not installed; pip install jsonargparse pyyaml brings it\n"
 
 
-def test_where_packages_lack_it_ends_before_it_asks_for_one_of_them() -> None:
+def test_where_packages_lack_it_ends_first() -> None:
     """As the installed command does: a process that cannot import jsonargparse."""
     code = "import sys; sys.modules['jsonargparse'] = None; import cnnprune_utils.command.__main__ as entry; "
     code += "entry.find_spec = lambda name: None; sys.exit(entry.main())"
@@ -262,7 +262,7 @@ def test_step_by_step_is_the_same_as_in_one_go() -> None:
 
 
 @pytest.mark.usefixtures("few_images")
-def test_a_step_takes_settings_of_its_own_and_keeps_the_runs_others() -> None:
+def test_a_step_takes_settings_of_its_own() -> None:
     assert called("train", "mine", *SMALL) == 0
     assert called("score", "mine", "--scoring.criterion", "magnitude") == 0
     settings = RunFolder(Path("mine")).settings()
@@ -270,7 +270,7 @@ def test_a_step_takes_settings_of_its_own_and_keeps_the_runs_others() -> None:
 
 
 @pytest.mark.usefixtures("few_images")
-def test_a_run_begun_is_not_changed_unless_it_is_done_anew(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_begun_changes_only_with_redo(capsys: pytest.CaptureFixture[str]) -> None:
     assert called("train", "mine", *SMALL) == 0
     assert called("run", "mine", "--training.epochs", "1") == cli.USAGE
     assert "training.epochs was 2, is 1" in capsys.readouterr().err
@@ -290,7 +290,7 @@ def test_what_it_advises_when_settings_differ_works(capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.usefixtures("few_images")
-def test_a_damaged_checkpoint_is_a_failure_and_not_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_checkpoint_is_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     called("train", "mine", *SMALL)
     Path("mine", "baseline.safetensors").write_bytes(b"something else")
     assert called("score", "mine") == cli.FAILED
@@ -306,7 +306,7 @@ def test_a_learning_that_diverges_is_a_failure(capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.usefixtures("few_images")
-def test_a_damaged_table_is_named_and_how_to_make_it_anew(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_table_says_how_to_make_it_anew(capsys: pytest.CaptureFixture[str]) -> None:
     assert called("run", "mine", *SMALL) == 0
     Path("mine/pruned.safetensors").unlink()
     for content in ("garbage", ""):
@@ -363,7 +363,7 @@ def assert_says_how_to_go_on(code: int, errors: str, run: Path) -> list[str]:
     return shlex.split(line.removeprefix(start))
 
 
-def test_killed_and_interrupted_in_training_and_in_fine_tuning_a_run_goes_on_to_the_same_result() -> None:
+def test_killed_a_run_goes_on_to_the_same_result() -> None:
     """kill -9 gives the process no chance to clean up; where in an epoch it comes is left to chance."""
     run = Path("a run")  # a shell would split it
     folder, train, finetune = RunFolder(run), run / "train.state", run / "finetune.state"
@@ -394,7 +394,7 @@ def test_a_polite_kill_is_an_interruption_too(
 
 
 @pytest.mark.usefixtures("few_images")
-def test_interrupted_before_anything_was_begun_it_says_so(
+def test_interrupted_before_its_begin_it_says_so(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt(*_: Any) -> None:
@@ -410,7 +410,7 @@ def test_interrupted_before_anything_was_begun_it_says_so(
 
 
 @pytest.mark.usefixtures("few_images")
-def test_what_another_process_did_while_the_images_were_read_is_not_overwritten(
+def test_what_another_process_did_is_not_overwritten(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert called("train", "mine", *SMALL) == 0
@@ -427,7 +427,7 @@ def test_what_another_process_did_while_the_images_were_read_is_not_overwritten(
     assert RunFolder(Path("mine")).settings().scoring.criterion == "taylor"
 
 
-def test_a_disk_that_is_full_is_a_failure_that_says_how_to_go_on() -> None:
+def test_on_a_full_disk_it_says_how_to_go_on() -> None:
     """No file may become larger than half a megabyte, and the state of a training takes 0.8."""
 
     def limit() -> None:
@@ -457,7 +457,7 @@ def pictures(splits: Splits) -> Path:
 BASELINE = str(CHECKPOINTS / "baseline.safetensors")
 
 
-def test_predict_says_the_class_of_pictures_and_of_test_images(
+def test_predict_takes_pictures_and_test_images(
     pictures: Path, splits: Splits, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert called("predict", BASELINE, str(pictures), "--index", "0", "1") == 0
@@ -475,9 +475,8 @@ def test_predict_prints_json_with_every_class(pictures: Path, capsys: pytest.Cap
     assert list(record["probabilities"]) == list(CLASS_NAMES)
 
 
-def test_a_broken_picture_is_one_line_the_good_ones_are_predicted_and_it_ends_with_1(
-    pictures: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_broken_picture_is_one_line(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The good ones are predicted, and the exit code is 1."""
     (pictures / "0a.png").write_bytes(b"no picture")
     assert called("predict", BASELINE, str(pictures), "nowhere.png") == cli.FAILED
     captured = capsys.readouterr()
@@ -487,9 +486,10 @@ def test_a_broken_picture_is_one_line_the_good_ones_are_predicted_and_it_ends_wi
     assert missing.startswith("nowhere.png: ")
 
 
-def test_predict_takes_the_last_network_of_a_run_and_says_if_it_is_not_fine_tuned(
+def test_predict_takes_the_last_network_of_a_run(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    """And says so where it is not fine-tuned."""
     Path("run").mkdir()
     assert called("predict", "run", "--index", "0") == cli.FAILED
     assert "holds no network of a run; `cnnprune train` makes one" in capsys.readouterr().err
@@ -532,7 +532,8 @@ def test_data_says_where_the_images_are(capsys: pytest.CaptureFixture[str], spli
     assert capsys.readouterr().out.count("SHA-256 ok") == 4
 
 
-def test_data_that_is_missing_is_fetched_aloud_and_where_it_cannot_be_had_there_is_no_traceback(tmp_path: Path) -> None:
+def test_missing_data_is_fetched_aloud(tmp_path: Path) -> None:
+    """Where it cannot be had there is no traceback."""
     code = "import sys; from cnnprune_utils.book import fetch; from cnnprune_utils.command import __main__ as entry\n"
     code += "def fail(wanted, scratch): raise fetch.FetchError('not here')\n"
     code += "fetch.sources = lambda: [fetch.Source('a place', fail)]\nsys.exit(entry.main())"
@@ -565,7 +566,7 @@ def test_signs_that_the_output_cannot_show_end_no_run() -> None:
     assert (ended.returncode, ended.stdout.strip(), ended.stderr) == (0, b"??", b"")
 
 
-def test_ctrl_c_again_while_the_process_ends_changes_nothing() -> None:
+def test_ctrl_c_again_changes_nothing() -> None:
     code = "import signal, sys; from cnnprune_utils.command import __main__ as entry, cli\n"
     code += "cli.main = lambda: 130\ncode = entry.main(); signal.raise_signal(signal.SIGINT); sys.exit(code)"
     ended = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, check=False)

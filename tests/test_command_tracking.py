@@ -16,6 +16,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -31,7 +32,8 @@ from cnnprune_utils.command.folder import STEPS, RunFolder
 from cnnprune_utils.command.steps import STEP_FUNCTIONS
 from cnnprune_utils.saving import load_model
 
-pytest.importorskip("mlflow", reason="MLflow is not installed")
+if find_spec("mlflow") is None:  # importing it takes seconds, in every process that collects this file
+    pytest.skip("MLflow is not installed", allow_module_level=True)
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = ["--training.epochs", "2", "--finetuning.epochs", "1", "--training.batch_size", "100"]
@@ -419,6 +421,11 @@ def test_predict_names_what_is_missing(name: str, server: str, capsys: pytest.Ca
 
 # the default store, and its pages
 
+SERVER = """import http.server, sys
+port = int(sys.argv[sys.argv.index("--port") + 1])
+http.server.HTTPServer(("127.0.0.1", port), http.server.SimpleHTTPRequestHandler).serve_forever()
+"""
+
 
 @contextmanager
 def pages() -> Iterator[tuple[str, subprocess.Popen[str]]]:
@@ -470,6 +477,10 @@ def test_ui_shows_the_file_on_loopback(capfd: pytest.CaptureFixture[str]) -> Non
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=["SIGTERM", "a closed terminal"])
 def test_what_ends_the_pages_ends_their_server(number: signal.Signals) -> None:
+    """With a server that starts at once in the place of MLflow's, which the test before this one ends."""
+    Path("mlflow").mkdir()
+    Path("mlflow", "__main__.py").write_text(SERVER)
+    Path("health").touch()
     with pages() as (uri, ui):
         ui.send_signal(number)
         ui.communicate(timeout=60)

@@ -82,11 +82,15 @@ def test_counting_macs_leaves_the_model_as_it_was() -> None:
     assert all(m.training for m in net.modules())
 
 
-def by_pruning(model: nn.Module, images: Tensor, at_most: int = 100) -> dict[str, float]:
-    """The definition: prune one filter, count again; the mean over the first filters of each layer that has several."""
+def by_pruning(model: nn.Module, images: Tensor, at_most: int = 100, every: int = 1) -> dict[str, float]:
+    """The definition: prune one filter, count again; the mean over the first filters of each layer that has several.
+
+    Of these layers each one, or every third, and so on.
+    """
     structure, before, shares = analyse(model, images), macs(model, images), {}
+    layers = [(name, layer) for name, layer in structure.layers.items() if layer.out_channels > 1]
     with known(model, structure):
-        for name, layer in ((name, layer) for name, layer in structure.layers.items() if layer.out_channels > 1):
+        for name, layer in layers[::every]:
             smaller = [prune(model, Plan({name: (k,)})) for k in range(min(at_most, layer.out_channels))]
             shares[name] = sum(before - macs(small, images) for small in smaller) / len(smaller) / before
     return shares
@@ -149,7 +153,7 @@ def test_macs_of_a_filter_add_up_by_hand() -> None:
     }
 
 
-@settings(PROPERTY, max_examples=30)
+@settings(PROPERTY, max_examples=15)
 @given(networks())
 def test_macs_of_a_filter_of_random_networks(net: RandomNetwork) -> None:
     images = net.split(1).inputs
@@ -161,8 +165,10 @@ def test_macs_of_a_filter_of_mobilenet() -> None:
     """Depthwise convolutions and BatchNorm everywhere."""
     model, images = torchvision.models.mobilenet_v2(num_classes=10), torch.rand(1, 3, 32, 32)
     shares = macs_per_filter(model, images)
+    expected = by_pruning(model, images, at_most=1, every=4)
     assert len(shares) >= 20
-    assert shares == by_pruning(model, images, at_most=1)
+    assert len(expected) >= 5
+    assert {name: shares[name] for name in expected} == expected
 
 
 def test_macs_of_the_only_filter_of_a_layer() -> None:

@@ -29,7 +29,8 @@ def split(n: int = 60) -> Split:
     return Split(torch.randn(n, 1, 6, 6, generator=generator), torch.randint(3, (n,), generator=generator))
 
 
-def test_correlations_compare_each_criterion_with_the_oracle_over_all_filters_and_in_each_layer() -> None:
+def test_correlations_are_with_the_oracle() -> None:
+    """Over all filters, and in each layer."""
     table = studies.correlations(cnn(), split(), seed=0).set_index(["criterion", "layer"])["spearman"]
     assert list(table.index.unique("criterion")) == [name for name in CRITERIA if not name.startswith("oracle")]
     assert list(table.index.unique("layer")) == ["all", "network.0", "network.2", "network.4"]
@@ -39,7 +40,7 @@ def test_correlations_compare_each_criterion_with_the_oracle_over_all_filters_an
     assert table["taylor", "network.4"] == pytest.approx(places[0].corr(places[1]))
 
 
-def test_landings_hold_the_plans_of_every_way_against_all_of_their_size() -> None:
+def test_landings_are_among_all_plans_of_their_size() -> None:
     model = cnn()
     before = snapshot(model)
     judged = all_subnetworks(model, split())
@@ -65,7 +66,8 @@ def test_a_beam_of_one_is_the_greedy_oracle(seed: int) -> None:
     assert next(islice(studies.beam(model, images, 1), 3, None)) == greedy.plan
 
 
-def test_a_beam_ends_where_every_layer_has_one_filter_left_and_a_wide_one_finds_the_lowest_loss() -> None:
+def test_a_wide_beam_finds_the_lowest_loss() -> None:
+    """It ends where every layer has one filter left."""
     model, images = randomize(CNN((2, 2, 2), image_size=6, n_classes=3)), split()
     plans = list(studies.beam(model, images, 100))
     assert [plan.n_filters for plan in plans] == list(range(4))
@@ -92,7 +94,7 @@ def test_shortlists_compare_what_compress_keeps(monkeypatch: pytest.MonkeyPatch)
     assert found["accuracy"].tolist() == greedy["accuracy_after"][1:].tolist()
 
 
-def test_a_file_says_how_it_was_made_and_pandas_reads_it(tmp_path: Path) -> None:
+def test_a_file_says_how_it_was_made(tmp_path: Path) -> None:
     table = pd.DataFrame({"layer": ["all", "a, b"], "spearman": [0.5, -1.0]})
     studies.write(table, tmp_path / "new" / "table.csv", "one\ntwo")
     lines = (tmp_path / "new" / "table.csv").read_text().splitlines()
