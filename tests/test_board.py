@@ -161,7 +161,7 @@ def test_shipped_scores_lead_to_the_chapters_plans(baseline: nn.Module, splits: 
 
 def test_the_shipped_answers_are_the_networks_own(baseline: nn.Module, splits: Splits) -> None:
     pictures = maker.pictures(splits.validation)
-    assert pictures.labels.tolist() == [*range(10), *range(10)]
+    assert pictures.targets.tolist() == [*range(10), *range(10)]
     record = json.loads(shipped_json())
     text = record["pictures"]["answers"]
     answers = np.frombuffer(zlib.decompress(base64.b64decode(text)), np.uint8).reshape(20, -1)

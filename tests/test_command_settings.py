@@ -54,8 +54,9 @@ def test_the_papers_loop_ships() -> None:
 
 def test_the_loop_has_the_defaults_of_compress() -> None:
     defaults = {name: p.default for name, p in inspect.signature(compress).parameters.items()}
+    names = {"images": "n_images", "updates": "update"}
     for field in fields(Loop):
-        assert field.default == defaults[{"images": "n_images"}.get(field.name, field.name)], field.name
+        assert field.default == defaults[names.get(field.name, field.name)], field.name
 
 
 def test_the_choices_are_those_of_the_package() -> None:
