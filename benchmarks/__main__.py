@@ -20,7 +20,7 @@ from cnnprune_utils.book.fetch import fetch
 from cnnprune_utils.book.shipped import checkpoint
 from cnnprune_utils.exhaustive import all_subnetworks
 
-from . import end_to_end, jobs, large, memory, reach, recipe, recovery, rival, scoring, studies, usual_recipe
+from . import end_to_end, jobs, large, memory, reach, recipe, recovery, rival, scoring, sources, studies, usual_recipe
 from .sizes import smaller
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
@@ -36,6 +36,7 @@ NORMAL: dict[str, dict[str, Any]] = {
     "choices": {"seeds": range(5)},
     "large": {"n_images": 64, "rounds": 5},
     "reach": {"networks": tuple(reach.NETWORKS)},
+    "sources": {"n_images": 5000, "rounds": 9},
 }
 FULL = NORMAL | {"speed": {"usual_epochs": usual_recipe.EPOCHS}}
 QUICK: dict[str, dict[str, Any]] = {
@@ -48,6 +49,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "choices": {"seeds": range(2), "at_most": 500},
     "large": {"n_images": 32, "rounds": 1},
     "reach": {"networks": ("alexnet", "resnet18", "squeezenet1_1", "mobilenet_v3_small")},
+    "sources": {"n_images": 1000, "rounds": 3},
 }
 
 
@@ -199,9 +201,23 @@ def networks_of_others(*, networks: Sequence[str]) -> None:
     )
 
 
+def other_sources(*, n_images: int, rounds: int) -> None:
+    print(f"10. taylor over {n_images:,} images from a DataLoader, and in two processes with half of them each\n")
+    split = load_fashion_mnist().train.subset(n_images)
+    loader = sources.through_a_loader(checkpoint("baseline"), split, rounds=rounds)
+    show(loader.to_frame().T, index=False, loader_s=3, tensors_s=3, through_loader_s=3, ratio=3)
+    print()
+    show(sources.in_parts(n_images, rounds=rounds).to_frame().T, index=False, one_s=3, parts_s=3, message_ms=1)
+    print(
+        f"\nMedians of {rounds} rounds. ratio: through the loader, over the loader alone plus tensors in memory; its "
+        "target: at most 1.05.\none_s and parts_s: one process with all images, and two, on one thread each. message_ms: "
+        "what the two take beyond the scores of\ntheir own parts, mostly waiting for each other."
+    )
+
+
 TABLES = {"speed": speed, "scoring": scoring_cost, "accuracy": accuracy, "scaling": scaling, "memory": memory_use}
 TABLES |= {"rival": against_torch_pruning, "choices": percentiles, "large": large_networks}
-TABLES |= {"reach": networks_of_others}
+TABLES |= {"reach": networks_of_others, "sources": other_sources}
 
 
 def show(table: pd.DataFrame, *, index: bool = True, **decimals: int) -> None:
