@@ -210,8 +210,8 @@ def other_sources(*, n_images: int, rounds: int) -> None:
     show(sources.in_parts(n_images, rounds=rounds).to_frame().T, index=False, one_s=3, parts_s=3, message_ms=1)
     print(
         f"\nMedians of {rounds} rounds. ratio: through the loader, over the loader alone plus tensors in memory; its "
-        "target: at most 1.05.\none_s and parts_s: one process with all images, and two, on one thread each. message_ms: "
-        "what the two take beyond the scores of\ntheir own parts, mostly waiting for each other."
+        "target: at most 1.05.\none_s and parts_s: one process with all images, and two, on one thread each. "
+        "message_ms: what the two take beyond the scores\nof their own parts, mostly waiting for each other."
     )
 
 
