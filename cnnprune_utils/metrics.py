@@ -47,7 +47,7 @@ def macs(model: nn.Module, example: Any = None) -> int:
         model: any network; unchanged.
         example: inputs that it takes, of which the first example is run: see :func:`.structure.prunable_layers`.
     """
-    one = _one(model, example)
+    one = _first(1, model, example)
     with evaluating(model), FlopCounterMode(display=False) as counter:
         one.through(model)
     return int(counter.get_total_flops()) // 2
@@ -70,9 +70,10 @@ def macs_per_filter(model: nn.Module, example: Any = None) -> dict[str, float]:
     Raises:
         ValueError: the network cannot be followed.
     """
-    structure, calls, one = analyse(model, example), _Weights(model), _one(model, example)
+    two, calls = _first(2, model, example), _Weights(model)
+    structure = analyse(model, two.inputs)
     with untouched(model), evaluating(model), calls:
-        one.through(model)
+        two.first(1).through(model)
     gone = torch.zeros(structure.n_filters, dtype=torch.float64)
     for weight, passes in calls.passes.items():
         shape = model.get_parameter(weight).shape
@@ -81,14 +82,14 @@ def macs_per_filter(model: nn.Module, example: Any = None) -> dict[str, float]:
             owners = structure.owners.get((weight, dim), torch.tensor([-1]))
             left *= size - torch.bincount(owners[owners >= 0], minlength=structure.n_filters)
         gone += passes * (shape.numel() - left)
-    total = macs(model, example)
+    total = macs(model, two.inputs)
     return {name: float(each.mean()) / total for name, each in structure.by_layer(gone).items()}
 
 
-def _one(model: nn.Module, example: Any) -> Batch:
-    """The first example."""
+def _first(n: int, model: nn.Module, example: Any) -> Batch:
+    """The first ``n`` examples."""
     with untouched(model), evaluating(model):
-        return Batch(Example.of(model, example), None).first(1)
+        return Batch(Example.of(model, example), None).first(n)
 
 
 class _Weights(TorchFunctionMode):
