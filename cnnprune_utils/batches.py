@@ -210,12 +210,10 @@ class Batch:
         try:
             return model(*self.inputs.args, **self.inputs.kwargs)
         except RuntimeError as error:
-            if any(isinstance(x, Tensor) and x.dtype == torch.uint8 for x in self._tensors()):
-                raise TypeError(
-                    f"the inputs are bytes (torch.uint8), and {type(model).__name__} raised: {error}. Pass what it was "
-                    "trained on, such as inputs.float() / 255."
-                ) from error
-            raise
+            if not self.inputs.hint:
+                raise
+            message = f"{type(model).__name__} fails on inputs of {self.inputs}: {error}.{self.inputs.hint}"
+            raise TypeError(message) from error
 
     def _tensors(self) -> Iterator[Tensor]:
         return (x for x in tree_leaves((self.inputs.args, dict(self.inputs.kwargs))) if isinstance(x, Tensor))

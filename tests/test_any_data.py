@@ -193,6 +193,13 @@ def test_every_function_takes_every_kind(kind: str, function: Callable[[Job], No
     function(KINDS[kind](tmp_path))
 
 
+@pytest.mark.parametrize("use", [lambda *a: CRITERIA["taylor"](*a), lambda *a: evaluate(*a), lambda *a: choose(*a, 1)])
+def test_bytes_say_what_to_pass(use: Callable[..., object]) -> None:
+    split = Split((255 * images()).byte(), LABELS)
+    with pytest.raises((TypeError, ValueError), match=r"They are bytes .*: pass what it was trained on"):
+        use(network(), split)
+
+
 def table() -> str:
     """The table of the API page: what the tests above try."""
     rows = [

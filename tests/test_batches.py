@@ -251,7 +251,9 @@ def test_what_is_not_data_says_what_to_pass(data: Any, error: type[Exception], s
 
 def test_bytes_say_what_the_network_takes() -> None:
     model = torch.nn.Conv2d(1, 1, 1)
-    with pytest.raises(TypeError, match=r"the inputs are bytes .* Conv2d raised.* such as inputs\.float\(\) / 255"):
+    with pytest.raises(
+        TypeError, match=r"Conv2d fails on inputs of 2x1x4x4: .* They are bytes .* such as inputs\.float\(\) / 255"
+    ):
         Batch.of((torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.zeros(2))).through(model)
 
 
