@@ -175,9 +175,9 @@ def large_networks(*, n_images: int, rounds: int) -> None:
     show(table, forward_backward_s=2, taylor_s=2, analysis_s=2, **decimals)
     print(
         f"\nRandom weights; batches of {large.BATCH_SIZE}; medians of {rounds} rounds. Memory: the most beyond the "
-        "model and the images, each in a process of\nits own. taylor_s has the analysis in it. gates_ratio: a forward pass "
-        "with open gates whose slopes are asked for, over a plain one.\nTargets: a time ratio of at most 1.0, a gates "
-        "ratio of at most 1.1, a memory ratio of at most 1.2."
+        "model and the images, each in a process of\nits own. The analysis is part of taylor_s. gates_ratio: a forward "
+        "pass with open gates whose slopes are asked for, over a plain one.\nTargets: a time ratio of at most 1.0, a "
+        "gates ratio of at most 1.1, a memory ratio of at most 1.2."
     )
 
 
