@@ -43,7 +43,7 @@ def choose(
     """A plan that removes ``n_filters`` filters, found by closing gates; nothing is trained.
 
     Filter by filter: ``criterion`` scores the network that is left and proposes the ``shortlist`` filters of lowest
-    rank; their gates are closed in turn, and the filter leaves without which the most images stay right. Then a filter
+    rank; their gates are closed in turn, and the one without which the most images stay right is removed. Then a filter
     that has left may come back, in exchange for one of the shortlist: as long as that makes more images right, and
     after that as long as it lowers the loss. The loss alone gets stuck where no single exchange lowers it; the share of
     right answers alone is decided by chance where filters cost little.
@@ -139,7 +139,7 @@ class _Search:
         return self.orders[gone]
 
     def proposed(self, gone: _Filters, back: tuple[str, int] | None = None) -> list[tuple[str, int]]:
-        """The shortlist of filters that may leave as well, or in exchange for the one that comes ``back``."""
+        """The shortlist of filters that may be removed as well, or in exchange for the one that comes ``back``."""
         left = Counter(name for name, _ in self.order(gone))
         if back is not None:
             left[back[0]] += 1

@@ -122,8 +122,8 @@ def compress(
             :func:`cnnprune_utils.training.fit`, so one update alone changes next to nothing.
         batch_size: examples of a split per update, and at once when scoring.
         shortlist: with m > 1, the criterion proposes the m filters of lowest rank, their gates are closed one at a
-            time, and the one leaves without which the mean loss is lowest. None proposes all: the greedy oracle. Each
-            filter that leaves then costs m passes over the images, and 1, the paper's loop, costs none. Whether a list
+            time, and the one without which the mean loss is lowest is removed. None proposes all: the greedy oracle.
+            Each removal then costs m passes over the images, and 1, the paper's loop, costs none. Whether a list
             pays once there are updates is open: with 8, three of chapter 8's five networks keep much more, and two a
             little less.
         n_images: how many examples of ``splits.train`` score and decide, the same ones in each step; at most all. They
@@ -182,10 +182,10 @@ def compress(
                     ranks = rank(scores, normalize=normalize, macs_penalty=macs_penalty, macs=shares)
                     cost = partial(_loss_without, gated(network), scored, loss, batch_size) if shortlist != 1 else None
                     widths = run.layers if per_layer else None
-                    leaving = run.needed(_lowest(run, ranks, min(step, run.free), shortlist, cost, widths))
-                    network = prune(network, run.plan(leaving))
-                run.add(leaving, network, training.updated(network, drawn), started)
-                bar.update(len(leaving))
+                    removed = run.needed(_lowest(run, ranks, min(step, run.free), shortlist, cost, widths))
+                    network = prune(network, run.plan(removed))
+                run.add(removed, network, training.updated(network, drawn), started)
+                bar.update(len(removed))
                 bar.set_postfix_str(run.progress)
         return _result(run)
 

@@ -156,9 +156,9 @@ class LoopState:
         structure = self.structure_now
 
         def will_do(n: int) -> bool:
-            leaving = list(chain.from_iterable(steps[:n]))
-            smaller = without(self.network, structure.kept(self.plan(leaving)))
-            return self.target.reached(self.sizes(smaller, len(self.order) + len(leaving)))
+            removed = list(chain.from_iterable(steps[:n]))
+            smaller = without(self.network, structure.kept(self.plan(removed)))
+            return self.target.reached(self.sizes(smaller, len(self.order) + len(removed)))
 
         return list(chain.from_iterable(steps[: 1 + bisect_left(range(1, len(steps)), True, key=will_do)]))
 
@@ -174,10 +174,10 @@ class LoopState:
         """Which filters had left after this step, in the numbering of the unpruned model."""
         return self.plan(self.order[: self.rows[step]["removed"]])
 
-    def add(self, leaving: Sequence[Filter], network: nn.Module, measured: Sequence[float], started: float) -> None:
+    def add(self, removed: Sequence[Filter], network: nn.Module, measured: Sequence[float], started: float) -> None:
         """One more step: these filters of the network before it left."""
         kept, step = self.kept(), len(self.rows)
-        self.order += [(name, kept[name][k]) for name, k in leaving]
+        self.order += [(name, kept[name][k]) for name, k in removed]
         left = {name: len(filters) for name, filters in self.kept().items()}
         sizes = self.sizes(network, len(self.order))
         losses = zip(("loss_before", "accuracy_before", "loss_after", "accuracy_after"), measured, strict=True)

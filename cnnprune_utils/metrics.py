@@ -55,7 +55,7 @@ def macs(model: nn.Module, example: Any = None) -> int:
 
 @torch.no_grad()
 def macs_per_filter(model: nn.Module, example: Any = None) -> dict[str, float]:
-    """The share of the network's MACs that leaves with one filter, from one forward pass.
+    """The share of the network's MACs that goes with one filter, from one forward pass.
 
     It is what the filter takes to compute, what the depthwise convolutions behind it take for its channel, and what the
     layers that read it spend on that input: the drop of :func:`macs` when one filter is pruned, over :func:`macs`; the

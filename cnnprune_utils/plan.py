@@ -1,4 +1,4 @@
-"""From scores to ranks, and from ranks to a plan: which filters leave."""
+"""From scores to ranks, and from ranks to a plan: which filters are removed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Scores: TypeAlias = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Plan:
-    """Which filters leave: layer name -> filter numbers, in the numbering of the network that was scored.
+    """Which filters to remove: layer name -> filter numbers, in the numbering of the network that was scored.
 
     Filters are sorted and counted once; a layer that loses none is left out, so two plans that remove the same filters
     are equal.
@@ -43,7 +43,7 @@ class Plan:
 
     @property
     def n_filters(self) -> int:
-        """How many filters leave, over all layers."""
+        """How many filters are removed, over all layers."""
         return sum(len(filters) for filters in self.remove.values())
 
     def then(self, other: Plan) -> Plan:
@@ -121,13 +121,13 @@ def rank(
         scores: layer name -> tensor (out_channels,), as a criterion returns them.
         normalize: ``"l2"``, ``"mean"``, or None to compare the raw scores.
         macs_penalty: lambda, at least 0; 0 looks at the scores alone.
-        macs: layer name -> the share (0 to 1) of the network's MACs that leaves with one filter, as
+        macs: layer name -> the share (0 to 1) of the network's MACs that goes with one filter, as
             ``metrics.macs_per_filter`` returns it. Needed for a penalty, for every layer.
 
     Returns:
         One row per filter, in the order of the layers: ``layer``, ``filter``, ``score``, ``normalized`` (the penalty
-        taken off), and ``rank``, where rank 0 leaves first. Equal scores are ranked in the order of the rows, on every
-        machine.
+        taken off), and ``rank``, where rank 0 is removed first. Equal scores are ranked in the order of the rows, on
+        every machine.
 
     Raises:
         TypeError: ``macs_penalty`` is not a number.
@@ -163,7 +163,7 @@ def _penalties(layers: Iterable[str], macs_penalty: float, macs: Mapping[str, fl
         return dict.fromkeys(layers, 0.0)
     if without := [name for name in layers if not 0 <= macs.get(name, math.nan) <= 1]:
         raise ValueError(
-            f"macs_penalty={macs_penalty} needs the share (0 to 1) of the network's MACs that leaves with one filter, "
+            f"macs_penalty={macs_penalty} needs the share (0 to 1) of the network's MACs that goes with one filter, "
             f"and macs gives none for {', '.join(without)}. Pass macs=metrics.macs_per_filter(model, images)."
         )
     return {name: macs_penalty * macs[name] for name in layers}
@@ -180,12 +180,12 @@ def lowest(
 ) -> Plan:
     """The plan that removes the ``n_filters`` filters of lowest rank, leaving ``keep_at_least`` in each layer.
 
-    A filter that a floor protects stays, and the next one in rank leaves in its place.
+    A filter that a floor protects stays, and the next one in rank is removed in its place.
 
-    With ``multiple_of``, each layer that loses filters keeps a multiple of it, and filters leave in whole steps: the
+    With ``multiple_of``, each layer that loses filters keeps a multiple of it, and filters go in whole steps: the
     lowest of a layer that bring it down to a multiple, then ``multiple_of`` at a time. A step's turn comes with its
-    filter of highest rank; one that would exceed ``n_filters`` is passed over. So fewer than ``n_filters`` may leave,
-    never more: ``plan.n_filters`` says how many do.
+    filter of highest rank; one that would exceed ``n_filters`` is passed over. So fewer than ``n_filters`` may be
+    removed, never more: ``plan.n_filters`` says how many are.
 
     Args:
         ranks: as :func:`rank` returns them.
@@ -214,7 +214,7 @@ def lowest(
     if n_filters > (n_free := sum(map(len, steps))):
         raise ValueError(
             f"cannot remove {n_filters} of {len(ranks)} filters: with {rules} in each of {n_layers} layers, at most "
-            f"{n_free} can leave."
+            f"{n_free} can be removed."
         )
     remove: dict[str, list[int]] = {}
     left = n_filters
@@ -226,7 +226,7 @@ def lowest(
     if n_filters and not remove:
         raise ValueError(
             f"cannot remove {n_filters} of {len(ranks)} filters: with {rules}, at least "
-            f"{min(map(len, steps))} leave a layer together. Ask for more, or for a smaller "
+            f"{min(map(len, steps))} go from a layer together. Ask for more, or for a smaller "
             "multiple_of."
         )
     return _in_layer_order(ranks, remove)
@@ -260,7 +260,7 @@ def removable(n: int, keep_at_least: int = 1, multiple_of: int = 1) -> int:
 
 
 def _steps(n: int, keep_at_least: int, multiple_of: int) -> list[tuple[int, int]]:
-    """From where to where, in the order of a layer's ranks, each of the steps goes in which its ``n`` filters leave."""
+    """From where to where, in the order of a layer's ranks, each of the steps goes in which its ``n`` filters go."""
     ends = [end for end in range(1, n - keep_at_least + 1) if (n - end) % multiple_of == 0]
     return list(zip([0, *ends], ends, strict=False))
 

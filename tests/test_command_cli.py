@@ -144,7 +144,7 @@ def test_where_packages_lack_it_ends_first() -> None:
         ("run --training.epochs many", "training.epochs"),
         ("run --training.epochs 1.5", "training.epochs"),
         ("run --training.epochs 0", "error: training.epochs=0 must be at least 1"),
-        ("run --pruning.remove 12", "at most 11 of the 14 filters can leave"),
+        ("run --pruning.remove 12", "at most 11 of the 14 filters can be removed"),
         ("run --pruning.remove -1", "pruning.remove=-1 must be at least 0"),
         ("run --pruning.remove null --pruning.parameters 100", "out of reach"),
         ("run --scoring.criterion tailor", "tailor"),

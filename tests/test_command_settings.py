@@ -110,7 +110,7 @@ def test_settings_written_as_yaml_are_read_back() -> None:
         ({"scoring": {"images": 5001}}, "scoring.images=5001: there are 5000 validation images"),
         ({"scoring": {"macs_penalty": -0.1}}, "scoring.macs_penalty=-0.1 must be at least 0"),
         ({"pruning": {"remove": -1}}, "pruning.remove=-1 must be at least 0"),
-        ({"pruning": {"remove": 12}}, "pruning.remove=12: at most 11 of the 14 filters can leave"),
+        ({"pruning": {"remove": 12}}, "pruning.remove=12: at most 11 of the 14 filters can be removed"),
         (
             {"pruning": {"remove": {"network.1": 1}}},
             "no layer network.1. The layers are network.0, network.2, network.4",

@@ -155,7 +155,9 @@ def test_lowest_removes_exactly_as_many_as_asked_or_says_how_many_it_can(
     ranks = rank(scores)
     free = {name: max(0, len(s) - keep_at_least) for name, s in scores.items()}
     if n_filters > sum(free.values()):
-        with pytest.raises(ValueError, match=f"cannot remove {n_filters} of .* at most {sum(free.values())} can leave"):
+        with pytest.raises(
+            ValueError, match=f"cannot remove {n_filters} of .* at most {sum(free.values())} can be removed"
+        ):
             lowest(ranks, n_filters, keep_at_least=keep_at_least)
         return
     plan = lowest(ranks, n_filters, keep_at_least=keep_at_least)
@@ -181,7 +183,7 @@ def test_a_filter_that_the_floor_protects_stays_and_the_next_one_leaves() -> Non
 
 
 def test_asking_for_all_filters_names_what_was_asked_and_what_is_possible() -> None:
-    message = "cannot remove 6 of 6 filters: with keep_at_least=1 in each of 2 layers, at most 4 can leave"
+    message = "cannot remove 6 of 6 filters: with keep_at_least=1 in each of 2 layers, at most 4 can be removed"
     with pytest.raises(ValueError, match=message):
         lowest(rank(SCORES), 6)
     assert lowest(rank(SCORES), 6, keep_at_least=0).n_filters == 6
@@ -252,7 +254,7 @@ def test_no_further_step_would_fit(
     }
     at_most, least = sum(n[-1] for n in possible.values()), min((n[1] for n in possible.values() if n[1:]), default=0)
     if n_filters > at_most:
-        with pytest.raises(ValueError, match=f"cannot remove {n_filters} of .* at most {at_most} can leave"):
+        with pytest.raises(ValueError, match=f"cannot remove {n_filters} of .* at most {at_most} can be removed"):
             lowest(ranks, n_filters, keep_at_least=keep_at_least, multiple_of=multiple_of)
     elif 0 < n_filters < least:
         with pytest.raises(ValueError, match=f"cannot remove {n_filters} of .* at least {least} leave a layer togeth"):
@@ -309,9 +311,9 @@ def test_filters_leave_in_steps_of_a_multiple() -> None:
     assert lowest(ranks, 5, multiple_of=4) == Plan({"ten": (0, 1)})  # the next step has 4
     assert lowest(ranks, 6, multiple_of=4) == Plan({"ten": range(6)})
     assert lowest(ranks, 10, multiple_of=4) == Plan({"ten": range(6), "eight": range(4)})
-    with pytest.raises(ValueError, match="with keep_at_least=1 and multiple_of=4, at least 2 leave a layer together"):
+    with pytest.raises(ValueError, match="with keep_at_least=1 and multiple_of=4, at least 2 go from a layer together"):
         lowest(ranks, 1, multiple_of=4)
-    with pytest.raises(ValueError, match="multiple_of=4 in each of 3 layers, at most 10 can leave"):
+    with pytest.raises(ValueError, match="multiple_of=4 in each of 3 layers, at most 10 can be removed"):
         lowest(ranks, 11, multiple_of=4)
     assert lowest(ranks, 10, multiple_of=4, keep_at_least=4) == lowest(ranks, 10, multiple_of=4)
 
@@ -356,7 +358,7 @@ def test_names_to_exclude_are_checked() -> None:
         lowest(ranks, 1, exclude=["d", "a", "c"])
     assert lowest(ranks, 1, exclude="a") == lowest(ranks, 1, exclude=["a"]) == Plan({"b": (0,)})
     assert lowest(ranks, 2, exclude=lambda name: name == "b") == Plan({"a": (0, 1)})
-    with pytest.raises(ValueError, match="in each of 1 layers, at most 1 can leave"):
+    with pytest.raises(ValueError, match="in each of 1 layers, at most 1 can be removed"):
         lowest(ranks, 2, exclude={"a"})
 
 
