@@ -257,7 +257,7 @@ def test_no_further_step_would_fit(
         with pytest.raises(ValueError, match=f"cannot remove {n_filters} of .* at most {at_most} can be removed"):
             lowest(ranks, n_filters, keep_at_least=keep_at_least, multiple_of=multiple_of)
     elif 0 < n_filters < least:
-        with pytest.raises(ValueError, match=f"cannot remove {n_filters} of .* at least {least} leave a layer togeth"):
+        with pytest.raises(ValueError, match=f"cannot remove {n_filters} of .* at least {least} go from a layer"):
             lowest(ranks, n_filters, keep_at_least=keep_at_least, multiple_of=multiple_of)
     else:
         plan = lowest(ranks, n_filters, keep_at_least=keep_at_least, multiple_of=multiple_of)
