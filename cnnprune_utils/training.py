@@ -304,7 +304,7 @@ def _epoch(
             if len(batch) > 1:
                 raise
             raise ValueError(
-                f"a batch of one example: {error}. The model is as it came. Choose a batch size that leaves no single "
+                f"a batch of one example: {error}. The model is as it came. Choose a batch_size that leaves no single "
                 "example over, or drop_last=True in a DataLoader."
             ) from error
         cost = _cost(outputs, batch, loss, teacher)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -11,8 +11,9 @@ import torch
 from benchmarks import jobs
 
 
-def square(seed: int) -> tuple[int, int, int]:
-    return seed**2, torch.get_num_threads(), os.getpid()
+def squares() -> Callable[[int], tuple[int, int, int]]:
+    """A function that no worker needs to import."""
+    return lambda seed: (seed**2, torch.get_num_threads(), os.getpid())
 
 
 def assert_right(found: list[tuple[int, int, int]]) -> None:
@@ -22,10 +23,10 @@ def assert_right(found: list[tuple[int, int, int]]) -> None:
 
 
 def test_seeds_run_in_processes_of_their_own() -> None:
-    assert_right(jobs.for_each(square, range(4)))
+    assert_right(jobs.for_each(squares(), range(4)))
 
 
-def test_seeds_run_on_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_seeds_run_on_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     ray = pytest.importorskip("ray", reason="Ray is not installed")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # else it writes a token into the home folder
@@ -34,14 +35,14 @@ def test_seeds_run_on_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     except Exception as error:  # on a machine that is busy, or without shared memory
         pytest.skip(f"Ray does not start here: {error}")
     try:
-        assert_right(jobs.for_each(square, range(4), "ray"))
+        assert_right(jobs.for_each(squares(), range(4), "ray"))
     finally:
         ray.shutdown()
 
 
 def test_seeds_run_on_dask() -> None:
     pytest.importorskip("distributed", reason="Dask is not installed")
-    assert_right(jobs.for_each(square, range(4), "dask"))
+    assert_right(jobs.for_each(squares(), range(4), "dask"))
 
 
 def test_an_error_of_a_seed_is_raised() -> None:
