@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from cnnprune_utils.batches import Split, Splits
 from cnnprune_utils.book.chapters import chapters_in
 from cnnprune_utils.book.fashion_mnist import load_fashion_mnist
 from cnnprune_utils.book.fetch import fetch
 from cnnprune_utils.book.shipped import checkpoint
 from cnnprune_utils.exhaustive import all_subnetworks
 
-from . import end_to_end, large, memory, reach, recipe, recovery, rival, scoring, studies, usual_recipe
+from . import end_to_end, jobs, large, memory, reach, recipe, recovery, rival, scoring, sources, studies, usual_recipe
 from .sizes import smaller
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
@@ -32,8 +34,9 @@ NORMAL: dict[str, dict[str, Any]] = {
     "memory": {"chapters": "*"},
     "rival": {"seeds": range(5)},
     "choices": {"seeds": range(5)},
-    "large": {"n_images": 64, "rounds": 5},
+    "large": {"n_images": 256, "rounds": 5},
     "reach": {"networks": tuple(reach.NETWORKS)},
+    "sources": {"n_images": 5000, "rounds": 9},
 }
 FULL = NORMAL | {"speed": {"usual_epochs": usual_recipe.EPOCHS}}
 QUICK: dict[str, dict[str, Any]] = {
@@ -46,6 +49,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "choices": {"seeds": range(2), "at_most": 500},
     "large": {"n_images": 32, "rounds": 1},
     "reach": {"networks": ("alexnet", "resnet18", "squeezenet1_1", "mobilenet_v3_small")},
+    "sources": {"n_images": 1000, "rounds": 3},
 }
 
 
@@ -79,9 +83,9 @@ def scoring_cost(*, n_images: int, rounds: int) -> None:
     )
 
 
-def accuracy(*, seeds: Sequence[int], at_most: int | None = None) -> None:
+def accuracy(*, seeds: Sequence[int], at_most: int | None = None, backend: str = "loky") -> None:
     print(f"3. Test accuracy lost at no more than 23,800 parameters, in points, over {len(seeds)} seeds\n")
-    rows = recovery.points_lost(smaller(load_fashion_mnist(), at_most), seeds)
+    rows = recovery.points_lost(smaller(load_fashion_mnist(), at_most), seeds, backend)
     by_seed = rows.pivot_table("lost", index="way", columns="seed").add_prefix("seed ")
     table = recovery.summary(rows).join(by_seed)
     show(table, **{"parameters": 0} | dict.fromkeys(table.columns[1:], 2))
@@ -121,9 +125,9 @@ def memory_use(*, chapters: str) -> None:
     )
 
 
-def against_torch_pruning(*, seeds: Sequence[int], at_most: int | None = None) -> None:
+def against_torch_pruning(*, seeds: Sequence[int], at_most: int | None = None, backend: str = "loky") -> None:
     print(f"6. Test accuracy lost, in points, against torch-pruning's Taylor importance, over {len(seeds)} seeds\n")
-    rows = rival.points_lost(smaller(load_fashion_mnist(), at_most), seeds)
+    rows = rival.points_lost(smaller(load_fashion_mnist(), at_most), seeds, backend)
     by_seed = rows.pivot_table("lost", index=["budget", "way"], columns="seed", sort=False).add_prefix("seed ")
     table = rival.against_ours(rows).join(by_seed)
     widths = rows.groupby(["budget", "way"], sort=False)["widths"].agg(
@@ -141,17 +145,11 @@ def against_torch_pruning(*, seeds: Sequence[int], at_most: int | None = None) -
     )
 
 
-def percentiles(*, seeds: Sequence[int], at_most: int | None = None) -> None:
+def percentiles(*, seeds: Sequence[int], at_most: int | None = None, backend: str = "loky") -> None:
     print(f"7. Percentile among all sub-networks of the size, before any update, mean of {len(seeds)} seeds\n")
     splits = smaller(load_fashion_mnist(), at_most)
     decide = splits.train.subset(min(studies.N_IMAGES, len(splits.train)))
-    tables = []
-    for seed in seeds:
-        model, _ = recipe.train(splits, seed)
-        ways = studies.ways(model, decide, seed)
-        shown = {name: ways[name] for name in ("taylor", "oracle", "choose")}
-        tables.append(studies.landings(shown, all_subnetworks(model, splits.validation)).assign(seed=seed))
-    rows = pd.concat(tables)
+    rows = pd.concat(jobs.for_each(partial(_landings, splits, decide), seeds, backend))
     table = rows.pivot_table("percentile", index="way", columns="removed", sort=False).rename(columns=str)
     seconds = rows[rows["removed"] == max(studies.SIZES)].pivot_table("seconds", index="way", columns="seed")
     table["times_taylor"] = (seconds / seconds.loc["taylor"]).median(axis=1)
@@ -163,14 +161,23 @@ def percentiles(*, seeds: Sequence[int], at_most: int | None = None) -> None:
     )
 
 
+def _landings(splits: Splits, decide: Split, seed: int) -> pd.DataFrame:
+    model, _ = recipe.train(splits, seed)
+    ways = studies.ways(model, decide, seed)
+    shown = {name: ways[name] for name in ("taylor", "oracle", "choose")}
+    return studies.landings(shown, all_subnetworks(model, splits.validation)).assign(seed=seed)
+
+
 def large_networks(*, n_images: int, rounds: int) -> None:
     print(f"8. taylor on larger networks against forward + backward (time) and training (memory), {n_images} images\n")
     table = large.table(n_images=n_images, rounds=rounds)
-    show(table, forward_backward_s=2, taylor_s=2, time_ratio=2, train_mb=0, score_mb=0, memory_ratio=2)
+    decimals = {"time_ratio": 2, "gates_ratio": 2, "train_mb": 0, "score_mb": 0, "memory_ratio": 2}
+    show(table, forward_backward_s=2, taylor_s=2, analysis_s=2, **decimals)
     print(
         f"\nRandom weights; batches of {large.BATCH_SIZE}; medians of {rounds} rounds. Memory: the most beyond the "
-        "model and the images, each in a process of\nits own. Targets: a time ratio of at most 1.1, a memory ratio of "
-        "at most 1.2."
+        "model and the images, each in a process of\nits own. The analysis is part of taylor_s. gates_ratio: a forward "
+        "pass with open gates whose slopes are asked for, over a plain one.\nTargets: a time ratio of at most 1.0, a "
+        "gates ratio of at most 1.1, a memory ratio of at most 1.2."
     )
 
 
@@ -196,9 +203,23 @@ def networks_of_others(*, networks: Sequence[str]) -> None:
     )
 
 
+def other_sources(*, n_images: int, rounds: int) -> None:
+    print(f"10. taylor over {n_images:,} images from a DataLoader, and in two processes with half of them each\n")
+    split = load_fashion_mnist().train.subset(n_images)
+    loader = sources.through_a_loader(checkpoint("baseline"), split, rounds=rounds)
+    show(loader.to_frame().T, index=False, loader_s=3, tensors_s=3, through_loader_s=3, ratio=3)
+    print()
+    show(sources.in_parts(n_images, rounds=rounds).to_frame().T, index=False, one_s=3, parts_s=3, message_ms=1)
+    print(
+        f"\nMedians of {rounds} rounds. ratio: through the loader, over the loader alone plus tensors in memory; its "
+        "target: at most 1.05.\none_s and parts_s: one process with all images, and two, on one thread each. "
+        "message_ms: what the two take beyond the scores\nof their own parts, mostly waiting for each other."
+    )
+
+
 TABLES = {"speed": speed, "scoring": scoring_cost, "accuracy": accuracy, "scaling": scaling, "memory": memory_use}
 TABLES |= {"rival": against_torch_pruning, "choices": percentiles, "large": large_networks}
-TABLES |= {"reach": networks_of_others}
+TABLES |= {"reach": networks_of_others, "sources": other_sources}
 
 
 def show(table: pd.DataFrame, *, index: bool = True, **decimals: int) -> None:
@@ -220,6 +241,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     length.add_argument(
         "--full", action="store_true", help="every epoch of the usual recipe, so that it has an accuracy"
     )
+    jobs.add_backend(parser)
     options = parser.parse_args(arguments)
     unknown = set(options.tables) - set(TABLES)
     if unknown:
@@ -228,7 +250,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.quick:
         print("QUICK: small sizes. The numbers show that all of it runs, and mean little.\n")
     for name in options.tables or TABLES:
-        TABLES[name](**settings[name])
+        where = {"backend": options.backend} if "seeds" in settings[name] else {}
+        TABLES[name](**settings[name], **where)
         print(flush=True)
 
 

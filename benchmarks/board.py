@@ -41,9 +41,9 @@ MEASURED = (
 
 def pictures(split: Split) -> Split:
     """Return the first images of each class, so that neighbours are of different classes."""
-    places = [(split.labels == label).nonzero().flatten()[:PER_CLASS] for label in range(len(CLASS_NAMES))]
+    places = [(split.targets == label).nonzero().flatten()[:PER_CLASS] for label in range(len(CLASS_NAMES))]
     chosen = torch.stack(places, 1).flatten()
-    return Split(split.images[chosen], split.labels[chosen])
+    return Split(split.inputs[chosen], split.targets[chosen])
 
 
 def page(model: nn.Module, split: Split, facts: Facts) -> dict[str, Any]:
@@ -51,13 +51,13 @@ def page(model: nn.Module, split: Split, facts: Facts) -> dict[str, Any]:
     shown = pictures(split)
     eyes = Pictures(model, shown)
     answers = np.stack([eyes.answers(closed) for closed in range(len(facts.correct))], 1)  # (pictures, sub-networks)
-    pixels = (shown.images * 255).round().to(torch.uint8).numpy()
+    pixels = (shown.inputs * 255).round().to(torch.uint8).numpy()
     convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
     return {
         "classes": CLASS_NAMES,
         "measured": MEASURED,
         "pictures": {
-            "labels": shown.labels.tolist(),
+            "labels": shown.targets.tolist(),
             "size": list(pixels.shape[2:]),
             "pixels": packed(pixels),
             "answers": packed(answers.astype(np.uint8)),

@@ -20,13 +20,15 @@ from torchvision.models import resnet18, vgg16_bn
 
 from cnnprune_utils.batches import Split
 from cnnprune_utils.criteria import taylor
+from cnnprune_utils.gates import gated
+from cnnprune_utils.structure import analyse
 from cnnprune_utils.training import seed_everything
 
 from . import scoring
 from .timing import interleaved
 
 ROOT = Path(__file__).resolve().parents[1]
-NETWORKS: dict[str, tuple[Callable[..., nn.Module], int]] = {"resnet18": (resnet18, 32), "vgg16_bn": (vgg16_bn, 64)}
+NETWORKS: dict[str, tuple[Callable[..., nn.Module], int]] = {"resnet18": (resnet18, 64), "vgg16_bn": (vgg16_bn, 64)}
 BATCH_SIZE = 32
 
 
@@ -62,17 +64,29 @@ def peak_mb(network: str, work: str, n_images: int) -> float:
 
 
 def table(*, n_images: int, rounds: int) -> pd.DataFrame:
-    """Return a row per network: seconds of forward + backward and of taylor, MB of both, and the two ratios."""
+    """Return a row per network: seconds of forward + backward, of taylor and of its analysis, MB, and ratios.
+
+    ``gates_ratio`` is a forward pass with an open gate on every filter, as slopes need it, over a plain one.
+    """
     rows = {}
     for network in NETWORKS:
         model, split = example(network, n_images)
+        gates = gated(model, split.inputs[:2])
+        for name, layer in gates.structure.layers.items():
+            gates.gates[name].values = torch.ones(layer.out_channels, requires_grad=True)
+        batch = split.inputs[:BATCH_SIZE]
+        model.eval()
         calls = {
             "forward_backward_s": lambda m=model, s=split: scoring.forward_backward(m, s, BATCH_SIZE),
             "taylor_s": lambda m=model, s=split: score(m, s),
+            "analysis_s": lambda m=model, s=split: analyse(m, s.inputs[:2]),
+            "plain": lambda m=model, b=batch: m(b),
+            "gates": lambda m=gates, b=batch: m(b),
         }
         seconds = interleaved(calls, rounds)
-        row = seconds.median().to_dict()
+        row = seconds.median().drop(["plain", "gates"]).to_dict()
         row["time_ratio"] = (seconds["taylor_s"] / seconds["forward_backward_s"]).median()
+        row["gates_ratio"] = (seconds["gates"] / seconds["plain"]).median()
         row |= {f"{work}_mb": peak_mb(network, work, n_images) for work in WORK}
         rows[f"{network} at {NETWORKS[network][1]} x {NETWORKS[network][1]}"] = row
     found = pd.DataFrame.from_dict(rows, orient="index")
@@ -84,7 +98,7 @@ def main(network: str, work: str, n_images: str) -> None:
     here: importing PyTorch and building the network may have gone higher."""
     model, split = example(network, int(n_images))
     with torch.no_grad():
-        model.eval()(split.images[:1])  # what PyTorch loads at the first pass is in every process
+        model.eval()(split.inputs[:1])  # what PyTorch loads at the first pass is in every process
     model.train()
     process, done = psutil.Process(), threading.Event()
     held = [process.memory_info().rss]

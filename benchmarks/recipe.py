@@ -26,8 +26,8 @@ TUNE_EPOCHS = 5
 def train(splits: Splits, seed: int = 0) -> tuple[nn.Module, pd.DataFrame]:
     """Chapter 1: the baseline."""
     seed_everything(seed)
-    baseline = CNN().to(splits.train.images.device)
-    return baseline, fit(baseline, splits, epochs=TRAIN_EPOCHS, seed=seed)
+    baseline = CNN().to(splits.train.inputs.device)
+    return baseline, fit(baseline, splits, epochs=TRAIN_EPOCHS, learning_rate=1e-2, seed=seed)
 
 
 def make_plan(baseline: nn.Module, splits: Splits) -> Plan:
@@ -37,12 +37,12 @@ def make_plan(baseline: nn.Module, splits: Splits) -> Plan:
 
 def fine_tune(pruned: nn.Module, splits: Splits, seed: int = 0) -> pd.DataFrame:
     """Chapter 5: recovery. Trains ``pruned`` in place."""
-    return fit(pruned, splits, epochs=TUNE_EPOCHS, seed=seed)
+    return fit(pruned, splits, epochs=TUNE_EPOCHS, learning_rate=1e-2, seed=seed)
 
 
 def recover(pruned: nn.Module, baseline: nn.Module, splits: Splits, seed: int = 0) -> pd.DataFrame:
     """:func:`fine_tune` with the network that it was cut from as teacher. Trains ``pruned`` in place."""
-    return fit(pruned, splits, epochs=TUNE_EPOCHS, seed=seed, teacher=baseline)
+    return fit(pruned, splits, epochs=TUNE_EPOCHS, learning_rate=1e-2, seed=seed, teacher=baseline)
 
 
 def make_small_plan(baseline: nn.Module, splits: Splits) -> Plan:
@@ -63,15 +63,15 @@ def one_at_a_time(baseline: nn.Module, splits: Splits, seed: int = 0) -> nn.Modu
         if removed < 4:
             few = splits.train.subset(len(splits.train) // 4, seed=removed)
             fit(pruned, Splits(few, splits.validation, splits.test), epochs=1, learning_rate=2e-3, seed=seed)
-    fit(pruned, splits, epochs=TUNE_EPOCHS - 1, seed=seed)
+    fit(pruned, splits, epochs=TUNE_EPOCHS - 1, learning_rate=1e-2, seed=seed)
     return pruned
 
 
 def from_scratch(widths: tuple[int, ...], splits: Splits, seed: int = 0) -> tuple[nn.Module, pd.DataFrame]:
     """Chapter 5: the control, with as many epochs as training and fine-tuning had together."""
     seed_everything(seed)
-    scratch = CNN(widths=widths).to(splits.train.images.device)
-    return scratch, fit(scratch, splits, epochs=TRAIN_EPOCHS + TUNE_EPOCHS, seed=seed)
+    scratch = CNN(widths=widths).to(splits.train.inputs.device)
+    return scratch, fit(scratch, splits, epochs=TRAIN_EPOCHS + TUNE_EPOCHS, learning_rate=1e-2, seed=seed)
 
 
 def main() -> None:

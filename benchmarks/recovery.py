@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import pandas as pd
 from scipy import stats
@@ -15,7 +16,7 @@ from cnnprune_utils.plan import per_layer, rank
 from cnnprune_utils.surgery import prune
 from cnnprune_utils.training import evaluate
 
-from . import recipe, usual_recipe
+from . import jobs, recipe, usual_recipe
 
 
 def one_shot(baseline: nn.Module, splits: Splits, seed: int) -> nn.Module:
@@ -39,16 +40,18 @@ WAYS: dict[str, Callable[[nn.Module, Splits, int], nn.Module]] = {
 }
 
 
-def points_lost(splits: Splits, seeds: Sequence[int]) -> pd.DataFrame:
+def points_lost(splits: Splits, seeds: Sequence[int], backend: str = "loky") -> pd.DataFrame:
     """Return a row per seed and way: parameters, and test accuracy before minus after, in points (percent)."""
-    rows = []
-    for seed in seeds:
-        baseline, _ = recipe.train(splits, seed)
-        before = evaluate(baseline, splits.test).accuracy
-        for way, make in WAYS.items():
-            tuned = make(baseline, splits, seed)
-            after = evaluate(tuned, splits.test).accuracy
-            rows.append((way, seed, parameters(tuned), 100 * before, 100 * (before - after)))
+    return pd.concat(jobs.for_each(partial(_of_seed, splits), seeds, backend), ignore_index=True)
+
+
+def _of_seed(splits: Splits, seed: int) -> pd.DataFrame:
+    baseline, _ = recipe.train(splits, seed)
+    before, rows = evaluate(baseline, splits.test).accuracy, []
+    for way, make in WAYS.items():
+        tuned = make(baseline, splits, seed)
+        after = evaluate(tuned, splits.test).accuracy
+        rows.append((way, seed, parameters(tuned), 100 * before, 100 * (before - after)))
     return pd.DataFrame(rows, columns=["way", "seed", "parameters", "baseline", "lost"])
 
 

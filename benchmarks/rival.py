@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import product
 
 import pandas as pd
 import torch.nn.functional as F
@@ -18,7 +20,7 @@ from cnnprune_utils.plan import per_layer, rank
 from cnnprune_utils.surgery import prune
 from cnnprune_utils.training import evaluate, evaluating
 
-from . import recipe
+from . import jobs, recipe
 
 # Budget in parameters (the usual recipe's network, and a quarter of the book's) -> how many filters of each layer go:
 # those of the last convolution, where the parameters are, and of others only where that is not enough.
@@ -44,7 +46,7 @@ def torch_prunings(baseline: nn.Module, splits: Splits, budget: int, *, global_p
     steps = sum(convolution.out_channels for convolution in convolutions)
     pruner = torch_pruning.pruner.BasePruner(
         model,
-        scored.images[:1],
+        scored.inputs[:1],
         importance=torch_pruning.importance.TaylorImportance(),
         global_pruning=global_pruning,
         pruning_ratio=1.0,
@@ -76,19 +78,20 @@ WAYS: dict[str, Callable[[nn.Module, Splits, int], nn.Module]] = {
 }
 
 
-def points_lost(splits: Splits, seeds: Sequence[int]) -> pd.DataFrame:
+def points_lost(splits: Splits, seeds: Sequence[int], backend: str = "loky") -> pd.DataFrame:
     """Return a row per seed, budget and way: widths, parameters, and test accuracy before minus after, in points."""
-    rows = []
-    for seed in seeds:
-        baseline, _ = recipe.train(splits, seed)
-        before = evaluate(baseline, splits.test).accuracy
-        for budget in BUDGETS:
-            for way, make in WAYS.items():
-                small = make(baseline, splits, budget)
-                recipe.recover(small, baseline, splits, seed)
-                lost = 100 * (before - evaluate(small, splits.test).accuracy)
-                widths = tuple(m.out_channels for m in small.modules() if isinstance(m, nn.Conv2d))
-                rows.append((budget, way, seed, widths, parameters(small), 100 * before, lost))
+    return pd.concat(jobs.for_each(partial(_of_seed, splits), seeds, backend), ignore_index=True)
+
+
+def _of_seed(splits: Splits, seed: int) -> pd.DataFrame:
+    baseline, _ = recipe.train(splits, seed)
+    before, rows = evaluate(baseline, splits.test).accuracy, []
+    for budget, (way, make) in product(BUDGETS, WAYS.items()):
+        small = make(baseline, splits, budget)
+        recipe.recover(small, baseline, splits, seed)
+        lost = 100 * (before - evaluate(small, splits.test).accuracy)
+        widths = tuple(m.out_channels for m in small.modules() if isinstance(m, nn.Conv2d))
+        rows.append((budget, way, seed, widths, parameters(small), 100 * before, lost))
     return pd.DataFrame(rows, columns=["budget", "way", "seed", "widths", "parameters", "baseline", "lost"])
 
 

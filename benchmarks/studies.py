@@ -20,7 +20,7 @@ from scipy.stats import spearmanr
 from torch import nn
 from tqdm import tqdm
 
-from benchmarks import recipe
+from benchmarks import jobs, recipe
 from cnnprune_utils import files
 from cnnprune_utils.batches import Split, Splits
 from cnnprune_utils.book.fashion_mnist import load_fashion_mnist
@@ -51,7 +51,7 @@ best, percentile: among all sub-networks that remove as many filters and empty n
 oracle, no norm: its scores are compared as they are, all others divided by the norm of their layer
 seconds: until the plan of this size was found, smaller ones included; compare them within this file only""",
     "shortlists": """networks: benchmarks.recipe.train, one for each seed
-compress(network, splits, target=Target(filters=9), shortlist=..., updates=...), the rest as it comes; all: None
+compress(network, splits, target=Target(filters=9), shortlist=..., update=...), the rest as it comes; all: None
 accuracy: on the 5,000 validation images, after the updates""",
 }
 
@@ -120,9 +120,7 @@ def shortlists(model: nn.Module, splits: Splits, n_filters: int = max(SIZES)) ->
     """
     tables = []
     for updates, shortlist in tqdm(list(product(UPDATES, SHORTLISTS)), desc="shortlists", leave=False):
-        history = compress(
-            model, splits, target=Target(filters=n_filters), updates=updates, shortlist=shortlist
-        ).history
+        history = compress(model, splits, target=Target(filters=n_filters), update=updates, shortlist=shortlist).history
         columns = {"shortlist": str(shortlist or "all"), "updates": updates, "removed": history["removed"]}
         tables.append(pd.DataFrame({**columns, "accuracy": history["accuracy_after"]})[1:])
     return pd.concat(tables, ignore_index=True)
@@ -171,7 +169,7 @@ def trained(splits: Splits, seed: int, folder: Path | None) -> nn.Module:
     """Return chapter 1's network for this seed, read from ``folder`` if it was kept there."""
     path = folder / f"{seed}.safetensors" if folder else None
     if path and path.exists():
-        return load_model(path).to(splits.train.images.device)
+        return load_model(path).to(splits.train.inputs.device)
     model, _ = recipe.train(splits, seed)
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -181,30 +179,31 @@ def trained(splits: Splits, seed: int, folder: Path | None) -> nn.Module:
 
 def write(table: pd.DataFrame, path: Path, settings: str) -> None:
     """Write the table as CSV, below lines that start with # and say how it was made."""
-    versions = f"Python {platform.python_version()}, PyTorch {torch.__version__}, {torch.get_num_threads()} thread(s)"
+    versions = f"Python {platform.python_version()}, PyTorch {torch.__version__}, 1 thread"
     lines = ["python -m benchmarks.studies", versions, *settings.splitlines()]
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write(path, "".join(f"# {line}\n" for line in lines) + table.to_csv(index=False, float_format="%.6g"))
 
 
+def of_seed(seed: int, networks: Path | None = None) -> tuple[pd.DataFrame, ...]:
+    """The table of each study for the network of one seed, in the order of ``SETTINGS``."""
+    splits = load_fashion_mnist().to(best_device())
+    decide = splits.train.subset(min(N_IMAGES, len(splits.train)))
+    model = trained(splits, seed, networks)
+    landed = landings(ways(model, decide, seed), all_subnetworks(model, splits.validation))
+    return correlations(model, splits.validation, seed), landed, shortlists(model, splits)
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.studies", description=__doc__)
     parser.add_argument("--networks", type=Path, help="keep the trained networks here, and use those that are here")
-    networks = parser.parse_args(arguments).networks
-    splits = load_fashion_mnist().to(best_device())
-    decide = splits.train.subset(min(N_IMAGES, len(splits.train)))
-    found: dict[str, list[pd.DataFrame]] = {name: [] for name in SETTINGS}
-    for seed in tqdm(SEEDS, desc="seeds", leave=False):
-        model = trained(splits, seed, networks)
-        judged = all_subnetworks(model, splits.validation)
-        landed = landings(ways(model, decide, seed), judged)
-        tables = correlations(model, splits.validation, seed), landed, shortlists(model, splits)
-        for name, table in zip(found, tables, strict=True):
-            table.insert(0, "seed", seed)
-            found[name].append(table)
-    for name, tables_of in found.items():
-        write(pd.concat(tables_of, ignore_index=True), STUDIES / f"{name}.csv", SETTINGS[name])
-        print(f"{name}.csv: {sum(map(len, tables_of))} rows")
+    jobs.add_backend(parser)
+    given = parser.parse_args(arguments)
+    of_seeds = jobs.for_each(partial(of_seed, networks=given.networks), SEEDS, given.backend)
+    for name, tables in zip(SETTINGS, zip(*of_seeds, strict=True), strict=True):
+        table = pd.concat(tables, keys=SEEDS, names=["seed", None]).reset_index("seed")
+        write(table, STUDIES / f"{name}.csv", SETTINGS[name])
+        print(f"{name}.csv: {len(table)} rows")
 
 
 if __name__ == "__main__":

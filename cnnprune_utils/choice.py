@@ -6,18 +6,22 @@ track after a few filters: two filters that stand in for each other are each wor
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from .batches import Split
+from .batches import Batches, Data
 from .criteria import taylor
 from .cutting import without
+from .example import Example
 from .gates import closed, gated
+from .losses import Loss
 from .plan import Plan, Scores, lowest, rank
 from .structure import known, prunable_layers
 from .training import Evaluation, evaluate
@@ -27,10 +31,11 @@ _Filters: TypeAlias = frozenset[tuple[str, int]]  # (layer, number) of each
 
 def choose(
     model: nn.Module,
-    split: Split,
+    data: Data,
     n_filters: int,
     *,
     criterion: Callable[..., Scores] = taylor,
+    loss: Loss = F.cross_entropy,
     shortlist: int = 4,
     keep_at_least: int = 1,
     batch_size: int = 256,
@@ -38,37 +43,38 @@ def choose(
     """A plan that removes ``n_filters`` filters, found by closing gates; nothing is trained.
 
     Filter by filter: ``criterion`` scores the network that is left and proposes the ``shortlist`` filters of lowest
-    rank; their gates are closed in turn, and the filter leaves without which the most images stay right. Then a filter
+    rank; their gates are closed in turn, and the one without which the most images stay right is removed. Then a filter
     that has left may come back, in exchange for one of the shortlist: as long as that makes more images right, and
     after that as long as it lowers the loss. The loss alone gets stuck where no single exchange lowers it; the share of
     right answers alone is decided by chance where filters cost little.
 
     Args:
-        model: a trained network, on the device of ``split``; unchanged.
-        split: the images that score and decide. Decide on validation or training images, never on test images.
-        n_filters: how many filters leave.
+        model: a trained network; unchanged.
+        data: the examples that score and decide. Decide on validation or training examples, never on test examples.
+        n_filters: how many filters are removed.
         criterion: proposes; one of :data:`cnnprune_utils.criteria.CRITERIA`.
+        loss: of each example (:data:`.losses.Loss`). Where targets are not classes, it decides alone.
         shortlist: how many filters it proposes each time. 1 leaves the choice to the criterion alone, filter by filter.
         keep_at_least: so many filters stay in each layer.
-        batch_size: images at once.
+        batch_size: examples of a split at once.
 
     Raises:
         ValueError: the floors leave fewer filters to remove, or a number is out of range.
     """
-    widths = {layer.name: layer.out_channels for layer in prunable_layers(model, split.images[:2])}
+    widths = {layer.name: layer.out_channels for layer in prunable_layers(model, _example(model, data))}
     equal = rank({name: torch.ones(n) for name, n in widths.items()})
     lowest(equal, n_filters, keep_at_least=keep_at_least)  # raises where the floors leave fewer
-    plans = choices(
-        model, split, criterion=criterion, shortlist=shortlist, keep_at_least=keep_at_least, batch_size=batch_size
-    )
+    rules: dict[str, Any] = {"shortlist": shortlist, "keep_at_least": keep_at_least, "batch_size": batch_size}
+    plans = choices(model, data, criterion=criterion, loss=loss, **rules)
     return next(islice(plans, n_filters, None))
 
 
 def choices(
     model: nn.Module,
-    split: Split,
+    data: Data,
     *,
     criterion: Callable[..., Scores] = taylor,
+    loss: Loss = F.cross_entropy,
     shortlist: int = 4,
     keep_at_least: int = 1,
     batch_size: int = 256,
@@ -80,7 +86,7 @@ def choices(
     """
     if min(shortlist, keep_at_least) < 1:
         raise ValueError(f"shortlist={shortlist} and keep_at_least={keep_at_least} must be at least 1.")
-    search = _Search(model, split, criterion, shortlist, keep_at_least, batch_size)
+    search = _Search(model, data, criterion, loss, shortlist, keep_at_least, batch_size)
     gone: _Filters = frozenset()
     yield search.plan(gone)
     while proposed := search.proposed(gone):
@@ -91,21 +97,27 @@ def choices(
         yield search.plan(gone)
 
 
+def _example(model: nn.Module, data: Data) -> Example:
+    return Batches.of(data, 2, model).first.first(2).inputs
+
+
 class _Search:
     """What the criterion says of a network without some filters, and how well it does: each asked once."""
 
     def __init__(
         self,
         model: nn.Module,
-        split: Split,
+        data: Data,
         criterion: Callable[..., Scores],
+        loss: Loss,
         shortlist: int,
         keep_at_least: int,
         batch_size: int,
     ) -> None:
-        self.model, self.split, self.criterion, self.batch_size = model, split, criterion, batch_size
+        self.model, self.data, self.criterion = model, data, criterion
+        self.measured: dict[str, Any] = {"loss": loss, "batch_size": batch_size}
         self.shortlist, self.keep_at_least = shortlist, keep_at_least
-        self.network = gated(model, split.images[:2])
+        self.network = gated(model, _example(model, data))
         self.widths = {name: len(gate.values) for name, gate in self.network.gates.items()}
         self.orders: dict[_Filters, list[tuple[str, int]]] = {}
         self.results: dict[_Filters, Evaluation] = {}
@@ -120,14 +132,14 @@ class _Search:
             plan = self.plan(gone)
             left_over = without(self.model, self.network.structure.kept(plan))
             with known(left_over, self.network.structure.after(plan)):
-                scores = self.criterion(left_over, self.split, batch_size=self.batch_size)
+                scores = self.criterion(left_over, self.data, **self.measured)
             ranks = rank(scores).sort_values("rank")
             pairs = zip(ranks["layer"], ranks["filter"], strict=True)
             self.orders[gone] = [(name, left[name][k]) for name, k in pairs]
         return self.orders[gone]
 
     def proposed(self, gone: _Filters, back: tuple[str, int] | None = None) -> list[tuple[str, int]]:
-        """The shortlist of filters that may leave as well, or in exchange for the one that comes ``back``."""
+        """The shortlist of filters that may be removed as well, or in exchange for the one that comes ``back``."""
         left = Counter(name for name, _ in self.order(gone))
         if back is not None:
             left[back[0]] += 1
@@ -144,7 +156,8 @@ class _Search:
         return gone if cost(better) >= cost(gone) else self.improve(better, cost)
 
     def errors(self, gone: _Filters) -> float:
-        return 1 - self.result(gone).accuracy
+        accuracy = self.result(gone).accuracy
+        return self.loss(gone) if math.isnan(accuracy) else 1 - accuracy
 
     def loss(self, gone: _Filters) -> float:
         return self.result(gone).loss
@@ -153,5 +166,5 @@ class _Search:
         """Of the network with these gates closed."""
         if gone not in self.results:
             with closed(self.network, gone):
-                self.results[gone] = evaluate(self.network, self.split, batch_size=self.batch_size)
+                self.results[gone] = evaluate(self.network, self.data, **self.measured)
         return self.results[gone]

@@ -1,27 +1,41 @@
 """Criteria: a score for every filter. A higher score says: keep.
 
-All are called alike: ``criterion(model, split, *, loss=cross_entropy, batch_size=256)``. They measure in eval mode, and
-the model comes back as it was: parameters, buffers, gradients, train and eval flags.
+All are called alike: ``criterion(model, data, *, loss=cross_entropy, batch_size=256, group=None)``. They measure in
+eval mode, and the model comes back as it was: parameters, buffers, gradients, train and eval flags. With a ``group``,
+each process of it has a part of the data, and each gets the scores of all data.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .batches import Split
+from .batches import Batches, Data
 from .example import untouched
-from .gates import GatedNetwork, Loss, check_losses, closed, gate_gradients, gated_for
+from .gates import GatedNetwork, closed, gate_gradients, gated_for
+from .losses import Loss, of_each
 from .plan import Scores
+from .shards import gathered, summed
 from .structure import Structure, analyse
 
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
-def taylor(model: nn.Module, split: Split, *, loss: Loss = F.cross_entropy, batch_size: int = 256) -> Scores:
+
+def taylor(
+    model: nn.Module,
+    data: Data,
+    *,
+    loss: Loss = F.cross_entropy,
+    batch_size: int = 256,
+    group: ProcessGroup | None = None,
+) -> Scores:
     """The Taylor criterion: how much the loss would move, to first order, if the filter were gone.
 
     For a feature map z of M positions and one example, ``|1/M * sum over positions of dC/dz * z|``; then the mean over
@@ -30,9 +44,12 @@ def taylor(model: nn.Module, split: Split, *, loss: Loss = F.cross_entropy, batc
 
     Args:
         model: any network, or a gated network of it.
-        split: the examples to score on, on the model's device.
-        loss: ``loss(outputs, labels, reduction="none")`` -> (n,).
-        batch_size: how many examples at once; the scores do not depend on it.
+        data: the examples to score on: a split, or what yields batches (:data:`.batches.Data`).
+        loss: one number, or several, for each example (:data:`.losses.Loss`).
+        batch_size: how many examples of a split at once; the scores do not depend on it. Other data come in batches of
+            their own.
+        group: a group of ``torch.distributed``, such as ``torch.distributed.group.WORLD``: ``data`` is this process's
+            part of them, and the scores are those of all parts. None: this process alone.
 
     Returns:
         Layer name -> float32 tensor (out_channels,) on the CPU, in units of the loss per position. Not normalised:
@@ -40,13 +57,20 @@ def taylor(model: nn.Module, split: Split, *, loss: Loss = F.cross_entropy, batc
 
     Raises:
         ValueError: the network cannot be followed, no filter can be removed, or the loss is not one number per example.
+        TypeError: data of another kind.
+        ConnectionError: a process of the group is gone.
     """
-    network = gated_for(model, split)
-    sums = _sums_over_examples(network, split, loss, batch_size, torch.abs)
-    return {name: (s / network.gates[name].positions / len(split)).float() for name, s in sums.items()}
+    return _mean_over_examples(model, data, loss, batch_size, group, lambda slopes, m: slopes.abs() / max(m, 1))
 
 
-def fisher(model: nn.Module, split: Split, *, loss: Loss = F.cross_entropy, batch_size: int = 256) -> Scores:
+def fisher(
+    model: nn.Module,
+    data: Data,
+    *,
+    loss: Loss = F.cross_entropy,
+    batch_size: int = 256,
+    group: ProcessGroup | None = None,
+) -> Scores:
     """The mean over the examples of ``(dC/dg) ** 2``, the squared slope of the loss along the filter's gate.
 
     Up to the factor 1/2 it is Fisher pruning (Theis, Korshunova, Tejani, Huszár, arXiv:1801.05787): a second-order
@@ -59,26 +83,42 @@ def fisher(model: nn.Module, split: Split, *, loss: Loss = F.cross_entropy, batc
     Raises:
         ValueError: as :func:`taylor`.
     """
-    sums = _sums_over_examples(gated_for(model, split), split, loss, batch_size, torch.square)
-    return {name: (s / len(split)).float() for name, s in sums.items()}
+    return _mean_over_examples(model, data, loss, batch_size, group, lambda slopes, m: slopes.square())
 
 
-def _sums_over_examples(
-    network: GatedNetwork, split: Split, loss: Loss, batch_size: int, of: Callable[[Tensor], Tensor]
-) -> dict[str, Tensor]:
-    """Layer name -> float64 tensor (out_channels,): the sum over the examples of ``of(dC/dg)``."""
-    sums: dict[str, Tensor] = {}
-    for slopes in gate_gradients(network, split, loss=loss, batch_size=batch_size):
-        for name, slope in slopes.items():
-            sums[name] = sums.get(name, 0) + of(slope.cpu().double()).sum(0)  # float64: 10,000s of small terms
-    return sums
+def _mean_over_examples(
+    model: nn.Module,
+    data: Data,
+    loss: Loss,
+    batch_size: int,
+    group: ProcessGroup | None,
+    of: Callable[[Tensor, int], Tensor],
+) -> Scores:
+    """Layer name -> float32 tensor (out_channels,): the mean over all examples of ``of(dC/dg, M)``."""
+    batches = Batches.of(data, batch_size, model)
+    network = gated_for(model, batches)
+    sums = {name: torch.zeros(len(gate.values), dtype=torch.float64) for name, gate in network.gates.items()}
+    n = 0
+    for slopes in gate_gradients(network, batches, loss=loss):
+        for name, slope in slopes.items():  # float64: 10,000s of small terms
+            sums[name] += of(slope.cpu().double(), network.gates[name].positions).sum(0)
+        n += len(slope)
+    total = summed(torch.cat([*sums.values(), torch.tensor([n], dtype=torch.float64)]), group)
+    return network.structure.by_layer((total[:-1] / total[-1]).float())
 
 
-def activation_mean(model: nn.Module, split: Split, *, loss: Loss = F.cross_entropy, batch_size: int = 256) -> Scores:
+def activation_mean(
+    model: nn.Module,
+    data: Data,
+    *,
+    loss: Loss = F.cross_entropy,
+    batch_size: int = 256,
+    group: ProcessGroup | None = None,
+) -> Scores:
     """The mean of what the filter's readers read ("activation", arXiv:1611.06440, section 2.2).
 
     ``1/N * sum of z``, where z runs over the N numbers of the filter's feature map: all examples, all positions, and
-    all places where the map is read. It looks at no label: ``loss`` is there so that all criteria are called alike.
+    all places where the map is read. It looks at no target: ``loss`` is there so that all criteria are called alike.
 
     Returns:
         Layer name -> float32 tensor (out_channels,) on the CPU, in units of the feature map; negative where the map is.
@@ -86,10 +126,18 @@ def activation_mean(model: nn.Module, split: Split, *, loss: Loss = F.cross_entr
     Raises:
         ValueError: the network cannot be followed, or no filter can be removed.
     """
-    return {name: mean.float() for name, (mean, _) in _moments(model, split, batch_size).items()}
+    seen, structure = _moments(model, data, batch_size, group)
+    return structure.by_layer(seen.mean.float())
 
 
-def activation_std(model: nn.Module, split: Split, *, loss: Loss = F.cross_entropy, batch_size: int = 256) -> Scores:
+def activation_std(
+    model: nn.Module,
+    data: Data,
+    *,
+    loss: Loss = F.cross_entropy,
+    batch_size: int = 256,
+    group: ProcessGroup | None = None,
+) -> Scores:
     """The standard deviation of what the filter's readers read ("activation", arXiv:1611.06440, section 2.2).
 
     ``sqrt(1/N * sum of (z - mean) ** 2)``, with z, N and mean as in :func:`activation_mean`, also what it raises.
@@ -97,10 +145,18 @@ def activation_std(model: nn.Module, split: Split, *, loss: Loss = F.cross_entro
     Returns:
         Layer name -> float32 tensor (out_channels,) on the CPU, in units of the feature map.
     """
-    return {name: variance.sqrt().float() for name, (_, variance) in _moments(model, split, batch_size).items()}
+    seen, structure = _moments(model, data, batch_size, group)
+    return structure.by_layer(seen.variance.sqrt().float())
 
 
-def apoz(model: nn.Module, split: Split, *, loss: Loss = F.cross_entropy, batch_size: int = 256) -> Scores:
+def apoz(
+    model: nn.Module,
+    data: Data,
+    *,
+    loss: Loss = F.cross_entropy,
+    batch_size: int = 256,
+    group: ProcessGroup | None = None,
+) -> Scores:
     """1 - APoZ: the share of the numbers that the filter's readers read that is not zero.
 
     APoZ is the average percentage of zeros (Hu, Peng, Tai, Tang, arXiv:1607.03250; in arXiv:1611.06440, section 2.2).
@@ -110,19 +166,24 @@ def apoz(model: nn.Module, split: Split, *, loss: Loss = F.cross_entropy, batch_
     Returns:
         Layer name -> float32 tensor (out_channels,) on the CPU, from 0 to 1.
     """
-    shares = _moments(model, split, batch_size, lambda maps: maps != 0)
-    return {name: share.float() for name, (share, _) in shares.items()}
+    seen, structure = _moments(model, data, batch_size, group, lambda maps: maps != 0)
+    return structure.by_layer(seen.mean.float())
 
 
 @torch.no_grad()
 def _moments(
-    model: nn.Module, split: Split, batch_size: int, of: Callable[[Tensor], Tensor] = lambda x: x
-) -> dict[str, tuple[Tensor, Tensor]]:
-    """Layer name -> (mean, variance) of ``of(x)`` per filter, over all numbers x that a layer reads, in one pass.
+    model: nn.Module,
+    data: Data,
+    batch_size: int,
+    group: ProcessGroup | None,
+    of: Callable[[Tensor], Tensor] = lambda x: x,
+) -> tuple[_Moments, Structure]:
+    """Mean and variance of ``of(x)`` per filter, over all numbers x that a layer reads, in one pass.
 
-    Both are float64 tensors (out_channels,). What passes is folded in, and none of it is kept.
+    What passes is folded in, and none of it is kept.
     """
-    network = gated_for(model, split)
+    batches = Batches.of(data, batch_size, model)
+    network = gated_for(model, batches)
     n_filters = network.structure.n_filters
     seen = _Moments.nothing(n_filters)
 
@@ -136,13 +197,13 @@ def _moments(
 
     before, network.on_read = network.on_read, fold
     try:
-        with untouched(model), torch.no_grad():
-            for images, _ in split.batches(batch_size):
-                network(images)
+        for batch in batches:
+            with untouched(model), torch.no_grad():
+                batch.through(network)
     finally:
         network.on_read = before
-    means, variances = network.structure.by_layer(seen.mean), network.structure.by_layer(seen.variance)
-    return {name: (mean, variances[name]) for name, mean in means.items()}
+    parts = gathered(torch.stack([seen.count, seen.mean, seen.variance]), group)
+    return _Moments.all_of(_Moments(*part) for part in parts), network.structure
 
 
 @dataclass(frozen=True)
@@ -160,6 +221,13 @@ class _Moments:
     def nothing(cls, n: int) -> _Moments:
         return cls(*torch.zeros(3, n, dtype=torch.float64))
 
+    @classmethod
+    def all_of(cls, parts: Iterable[_Moments]) -> _Moments:
+        first, *others = parts
+        for other in others:
+            first = first.merged(other)
+        return first
+
     def merged(self, other: _Moments) -> _Moments:
         total = (self.count + other.count).clamp(min=1)
         share, step = other.count / total, other.mean - self.mean
@@ -175,18 +243,23 @@ class _Moments:
 
 
 def magnitude(
-    model: nn.Module, split: Split | None = None, *, loss: Loss = F.cross_entropy, batch_size: int = 256
+    model: nn.Module,
+    data: Data | None = None,
+    *,
+    loss: Loss = F.cross_entropy,
+    batch_size: int = 256,
+    group: ProcessGroup | None = None,
 ) -> Scores:
     """The mean of the squared weights of each filter ("minimum weight", arXiv:1611.06440, section 2.2).
 
-    Where the filters of several convolutions leave together, the mean is over the weights of all of them. It looks at
-    no image: ``split``, ``loss`` and ``batch_size`` are there so that all criteria are called alike.
+    Where the filters of several convolutions are removed together, the mean is over the weights of all of them. It
+    looks at no example: the other arguments are there so that all criteria are called alike.
 
     Returns:
         Layer name -> float32 tensor (out_channels,) on the CPU.
     """
     network = model.network if isinstance(model, GatedNetwork) else model
-    structure = structure_for(model, split)
+    structure = structure_for(model, data, batch_size)
     tensors: dict[str, Tensor] = {**dict(network.named_parameters()), **dict(network.named_buffers())}
     squares = torch.zeros(structure.n_filters, dtype=torch.float64)
     count = torch.zeros_like(squares)
@@ -200,10 +273,11 @@ def magnitude(
 
 def random(
     model: nn.Module,
-    split: Split | None = None,
+    data: Data | None = None,
     *,
     loss: Loss = F.cross_entropy,
     batch_size: int = 256,
+    group: ProcessGroup | None = None,
     seed: int = 0,
 ) -> Scores:
     """A score drawn at random for each filter, uniform in [0, 1): the control that every criterion has to beat.
@@ -211,14 +285,21 @@ def random(
     Returns:
         Layer name -> float32 tensor (out_channels,) on the CPU; the same seed gives the same scores.
     """
-    structure, generator = structure_for(model, split), torch.Generator().manual_seed(seed)
+    structure, generator = structure_for(model, data, batch_size), torch.Generator().manual_seed(seed)
     return {name: torch.rand(layer.out_channels, generator=generator) for name, layer in structure.layers.items()}
 
 
-def oracle(model: nn.Module, split: Split, *, loss: Loss = F.cross_entropy, batch_size: int = 256) -> Scores:
+def oracle(
+    model: nn.Module,
+    data: Data,
+    *,
+    loss: Loss = F.cross_entropy,
+    batch_size: int = 256,
+    group: ProcessGroup | None = None,
+) -> Scores:
     """The truth that the others guess: close one gate at a time and measure ``|C(closed) - C(open)|``.
 
-    ``C`` is the mean loss over the split ("oracle-abs", arXiv:1611.06440, section 2.2). It takes one pass over the data
+    ``C`` is the mean loss over the data ("oracle-abs", arXiv:1611.06440, section 2.2). It takes one pass over the data
     for each filter.
 
     Returns:
@@ -227,13 +308,21 @@ def oracle(model: nn.Module, split: Split, *, loss: Loss = F.cross_entropy, batc
     Raises:
         ValueError: as :func:`taylor`.
     """
-    return {name: change.abs().float() for name, change in loss_changes(model, split, loss, batch_size).items()}
+    changes = loss_changes(model, data, loss=loss, batch_size=batch_size, group=group)
+    return {name: change.abs().float() for name, change in changes.items()}
 
 
-def oracle_loss(model: nn.Module, split: Split, *, loss: Loss = F.cross_entropy, batch_size: int = 256) -> Scores:
+def oracle_loss(
+    model: nn.Module,
+    data: Data,
+    *,
+    loss: Loss = F.cross_entropy,
+    batch_size: int = 256,
+    group: ProcessGroup | None = None,
+) -> Scores:
     """As :func:`oracle`, with the sign: ``C(closed) - C(open)`` ("oracle-loss", arXiv:1611.06440, section 2.2).
 
-    Below 0, the loss falls when the filter leaves.
+    Below 0, the loss falls when the filter is removed.
 
     Returns:
         Layer name -> float32 tensor (out_channels,) on the CPU, in units of the loss.
@@ -241,41 +330,52 @@ def oracle_loss(model: nn.Module, split: Split, *, loss: Loss = F.cross_entropy,
     Raises:
         ValueError: as :func:`taylor`.
     """
-    return {name: change.float() for name, change in loss_changes(model, split, loss, batch_size).items()}
+    changes = loss_changes(model, data, loss=loss, batch_size=batch_size, group=group)
+    return {name: change.float() for name, change in changes.items()}
 
 
-def loss_changes(model: nn.Module, split: Split, loss: Loss = F.cross_entropy, batch_size: int = 256) -> Scores:
-    """``C(closed) - C(open)`` for each gate, with its sign: what the mean loss does when one filter leaves.
+def loss_changes(
+    model: nn.Module,
+    data: Data,
+    *,
+    loss: Loss = F.cross_entropy,
+    batch_size: int = 256,
+    group: ProcessGroup | None = None,
+) -> Scores:
+    """``C(closed) - C(open)`` for each gate, with its sign: what the mean loss does when one filter is removed.
 
     Returns:
         Layer name -> float64 tensor (out_channels,) on the CPU, in units of the loss.
     """
-    network = gated_for(model, split)
-    unpruned = _mean_loss(network, split, loss, batch_size)
-    changes = {name: torch.zeros(len(gate.values), dtype=torch.float64) for name, gate in network.gates.items()}
-    filters = [(name, k) for name, change in changes.items() for k in range(len(change))]
+    batches = Batches.of(data, batch_size, model)
+    network = gated_for(model, batches)
+    filters = [(name, k) for name, gate in network.gates.items() for k in range(len(gate.values))]
+    sums = [_sum_of_losses(network, batches, loss)]
     for name, k in tqdm(filters, desc="closing gates", leave=False):
         with closed(network, [(name, k)]):
-            changes[name][k] = _mean_loss(network, split, loss, batch_size) - unpruned
-    return changes
+            sums.append(_sum_of_losses(network, batches, loss))
+    totals = summed(torch.tensor(sums, dtype=torch.float64), group)  # (1 + filters, 2): losses and examples
+    means = totals[:, 0] / totals[:, 1]
+    return network.structure.by_layer(means[1:] - means[0])
 
 
 @torch.no_grad()
-def _mean_loss(network: GatedNetwork, split: Split, loss: Loss, batch_size: int) -> float:
-    total = 0.0
-    with untouched(network):
-        for images, labels in split.batches(batch_size):
-            losses = loss(network(images), labels, reduction="none")
-            check_losses(losses, len(images))
-            total += float(losses.cpu().double().sum())
-    return total / len(split)
+def _sum_of_losses(network: GatedNetwork, batches: Batches, loss: Loss) -> tuple[float, int]:
+    """The sum of the losses of all examples, and how many there are."""
+    total, n = 0.0, 0
+    for batch in batches:
+        with untouched(network):
+            losses = of_each(loss, batch.through(network), batch.targets, len(batch))
+        total += float(losses.cpu().double().sum())
+        n += len(batch)
+    return total, n
 
 
-def structure_for(model: nn.Module, split: Split | None) -> Structure:
-    """The structure of ``model``, a network or a gated one, seen on the first examples where there are any."""
+def structure_for(model: nn.Module, data: Data | None, batch_size: int = 256) -> Structure:
+    """Return the structure of ``model``, a network or a gated one, seen on the first examples where there are any."""
     if isinstance(model, GatedNetwork):
         return model.structure
-    return analyse(model, None if split is None else split.images[:2])
+    return analyse(model, None if data is None else Batches.of(data, batch_size, model).first.first(2).inputs)
 
 
 CRITERIA: dict[str, Callable[..., Scores]] = {

@@ -13,9 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
-from torch.utils._pytree import tree_map
-
-from .training import same_numbers
+from torch.utils._pytree import tree_leaves, tree_map
 
 _SIZES = (*range(8, 129, 4), *range(144, 513, 16))  # of the pictures that are tried
 
@@ -74,6 +72,13 @@ class Example:
             return x.double() if isinstance(x, Tensor) and x.is_floating_point() else x
 
         return Example(tree_map(convert, self.args), tree_map(convert, dict(self.kwargs)))
+
+    @property
+    def hint(self) -> str:
+        """What to pass instead, for the message where a network does not take these inputs; or an empty text."""
+        if any(isinstance(x, Tensor) and x.dtype == torch.uint8 for x in tree_leaves((self.args, dict(self.kwargs)))):
+            return " They are bytes (torch.uint8): pass what it was trained on, such as inputs.float() / 255."
+        return ""
 
     def passes(self, model: nn.Module) -> bool:
         """Whether ``model`` takes these inputs."""
@@ -144,3 +149,10 @@ def untouched(model: nn.Module) -> Iterator[None]:
         for parameter, data in parameters:
             if parameter.data.data_ptr() != data.data_ptr():
                 parameter.data = data
+
+
+def same_numbers(one: Tensor, other: Tensor) -> bool:
+    """Return whether two tensors of one shape and layout hold the same numbers; PyTorch compares no sparse ones."""
+    if one.layout is torch.strided:
+        return torch.equal(one, other)
+    return torch.equal(one.to_dense(), other.to_dense())

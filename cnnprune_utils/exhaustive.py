@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .batches import Split
+from .batches import Batch, Batches, Data
 from .calls import layer_name
 from .example import untouched
 from .gates import GatedNetwork, gated
@@ -30,15 +30,15 @@ _AT_ONCE = 2**20  # logits that are held at once: 4 MB, so that they stay in the
 
 
 @torch.no_grad()
-def all_subnetworks(model: nn.Module, split: Split, *, batch_size: int = 256, at_most: int = 2**16) -> pd.DataFrame:
+def all_subnetworks(model: nn.Module, data: Data, *, batch_size: int = 256, at_most: int = 2**16) -> pd.DataFrame:
     """Loss and accuracy of every sub-network of ``model``: every subset of filters removed, without any update after.
 
     They are what ``training.evaluate`` gives for ``gates.mask`` with each plan, to rounding; ``model`` is unchanged.
 
     Args:
         model: a network with a layer whose filters are read by one linear layer alone, which gives the output.
-        split: the examples to measure on, on the model's device.
-        batch_size: how many examples at once; the result does not depend on it.
+        data: the examples to measure on, whose targets are classes: int64, (n,).
+        batch_size: how many examples of a split at once; the result does not depend on it.
         at_most: how many sub-networks to measure; more are refused. Each filter doubles them.
 
     Returns:
@@ -51,7 +51,8 @@ def all_subnetworks(model: nn.Module, split: Split, *, batch_size: int = 256, at
         ValueError: the network cannot be followed, no filter can be removed, no layer feeds the output as described,
             or there are more than ``at_most`` sub-networks.
     """
-    network = gated(model, split.images[:2])
+    batches = Batches.of(data, batch_size, model)
+    network = gated(model, batches.first.first(2).inputs)
     last, linear = end_of(network)
     layers = {layer.name: layer.out_channels for layer in network.structure.layers.values()}
     if 2 ** (n_filters := sum(layers.values())) > at_most:
@@ -69,10 +70,11 @@ def all_subnetworks(model: nn.Module, split: Split, *, batch_size: int = 256, at
             closed = dict(zip(subsets, starts, strict=True))
             for name, filters in closed.items():
                 network.gates[name].values = torch.tensor(_open(filters, layers[name])).to(linear.weight)
-            sums = torch.zeros(2, len(ends), dtype=torch.float64)
-            for images, labels in split.batches(batch_size):
-                sums += _sums(terms(read(images), linear, last.out_channels), kept, labels)
-            for filters, loss, accuracy in zip(ends, *(sums / len(split)).tolist(), strict=True):
+            sums, n = torch.zeros(2, len(ends), dtype=torch.float64), 0
+            for batch in batches:
+                sums += _sums(terms(read(batch), linear, last.out_channels), kept, batch.targets)
+                n += len(batch)
+            for filters, loss, accuracy in zip(ends, *(sums / n).tolist(), strict=True):
                 rows.append({**closed, last.name: filters, "loss": loss, "accuracy": accuracy})
     return _table(rows, layers)
 
@@ -157,8 +159,8 @@ def end_of(network: GatedNetwork) -> tuple[Layer, nn.Linear]:
 
 
 @contextmanager
-def reading(network: GatedNetwork, linear: nn.Linear) -> Iterator[Callable[[Tensor], Tensor]]:
-    """Inside, a function that runs the network on images and returns what ``linear`` reads, (n, features).
+def reading(network: GatedNetwork, linear: nn.Linear) -> Iterator[Callable[[Batch], Tensor]]:
+    """Inside, a function that runs the network on a batch and returns what ``linear`` reads, (n, features).
 
     The features of one filter lie side by side: :func:`terms` takes them so.
     """
@@ -168,8 +170,8 @@ def reading(network: GatedNetwork, linear: nn.Linear) -> Iterator[Callable[[Tens
         if reader == (network.structure.output, 1):
             seen.append(x)
 
-    def read(images: Tensor) -> Tensor:
-        network(images)
+    def read(batch: Batch) -> Tensor:
+        batch.through(network)
         return seen.pop()
 
     before, network.on_read = network.on_read, note

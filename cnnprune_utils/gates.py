@@ -18,16 +18,14 @@ from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
-from .batches import Split
+from .batches import Batch, Batches, Data
 from .calls import Read, layer_name, read_of, with_input
 from .cutting import copy_of
 from .example import untouched
+from .losses import Loss, of_each
 from .plan import Plan
 from .structure import Structure, analyse
-from .training import fastest_layout, laid_out
-
-Loss = Callable[..., Tensor]
-"""Called as ``loss(outputs, labels, reduction="none")``; returns one loss per example, shape (n,)."""
+from .training import fastest_layout
 
 
 class Gate:
@@ -36,8 +34,8 @@ class Gate:
     Attributes:
         values: shape (out_channels,), or (n, out_channels) for gates of their own for each example. Starts at ones.
         positions: M, how many numbers of one filter a layer reads for one example: the positions of its feature map,
-            behind whatever pooling stands between. Known after the first pass of slopes; where several layers read
-            the filter, the largest counts.
+            behind whatever pooling stands between. Those of the last pass of slopes; where several layers read the
+            filter, the largest counts.
     """
 
     def __init__(self, values: Tensor) -> None:
@@ -250,7 +248,7 @@ def closed(network: GatedNetwork, filters: Iterable[tuple[str, int]]) -> Iterato
 
 
 def gate_gradients(
-    model: nn.Module, split: Split, *, loss: Loss = F.cross_entropy, batch_size: int = 256
+    model: nn.Module, data: Data, *, loss: Loss = F.cross_entropy, batch_size: int = 256
 ) -> Iterator[dict[str, Tensor]]:
     """The slope of each example's loss along each gate, batch by batch.
 
@@ -260,56 +258,55 @@ def gate_gradients(
 
     Args:
         model: any model, or a :class:`GatedNetwork`: then the slopes are taken where its gates stand.
-        split: the examples, on the model's device.
-        loss: ``loss(outputs, labels, reduction="none")`` -> (n,).
-        batch_size: how many examples at once; the result does not depend on it.
+        data: the examples: :data:`.batches.Data`.
+        loss: one number, or several, for each example: :data:`.losses.Loss`.
+        batch_size: how many examples of a split at once; the result does not depend on it.
 
     Yields:
         Layer name -> dC_i/dg_k, shape (n, out_channels), for the n examples of a batch.
 
     Raises:
-        ValueError: the loss does not return one number per example, no gradient comes with it, or a layer normalises
-            with the statistics of the batch.
+        ValueError: the loss does not return a number for each example, no gradient comes with it, or a layer
+            normalises with the statistics of the batch.
     """
-    network = gated_for(model, split)
-    for gate in network.gates.values():
-        gate.positions = 0  # of these examples
+    batches = Batches.of(data, batch_size, model)
+    network = gated_for(model, batches)
     with untouched(network):
-        rows = batch_size == 1 or _rows_are_examples(network, split, loss)
-        layout = fastest_layout(network, split.images)
-    for images, labels in split.batches(batch_size if rows else 1):
-        with untouched(network):  # and not while the caller works with the slopes
-            slopes = _slopes(network, laid_out(images, layout), labels, loss)
-        yield slopes
+        rows = _rows_are_examples(network, batches.first, loss)
+        layout = fastest_layout(network, batches.first)
+    for batch in batches:
+        for some in [batch] if rows else batch.one_by_one():
+            with untouched(network):  # and not while the caller works with the slopes
+                slopes = _slopes(network, some.laid_out(layout), loss)
+            yield slopes
 
 
-def gated_for(model: nn.Module, split: Split) -> GatedNetwork:
-    """Return the gated network to measure on ``split``: ``model`` itself, if it is one.
+def gated_for(model: nn.Module, batches: Batches) -> GatedNetwork:
+    """Return the gated network to measure on ``batches``: ``model`` itself, if it is one.
 
     Raises:
         ValueError: a layer normalises with the statistics of the batch.
     """
-    network = model if isinstance(model, GatedNetwork) else gated(model, split.images[:2])
+    network = model if isinstance(model, GatedNetwork) else gated(model, batches.first.first(2).inputs)
     if network.structure.batch_statistics:
         raise ValueError(
             f"{', '.join(network.structure.batch_statistics)} normalises with the statistics of each batch, also in "
-            "eval mode, so scores would depend on which images come together: give it running statistics "
+            "eval mode, so scores would depend on which examples come together: give it running statistics "
             "(track_running_stats=True), and train a little."
         )
     return network
 
 
-def _slopes(network: GatedNetwork, images: Tensor, labels: Tensor, loss: Loss) -> dict[str, Tensor]:
+def _slopes(network: GatedNetwork, batch: Batch, loss: Loss) -> dict[str, Tensor]:
     standing = {name: gate.values for name, gate in network.gates.items()}
-    own = {name: v.repeat(len(images), 1).requires_grad_() for name, v in standing.items()}
+    own = {name: v.repeat(len(batch), 1).requires_grad_() for name, v in standing.items()}
     try:
         for name, values in own.items():
-            network.gates[name].values = values
+            network.gates[name].values, network.gates[name].positions = values, 0
         with torch.enable_grad():
             with (gating := _Gating(network)):
-                outputs = network.network(images)
-            losses = loss(outputs, labels, reduction="none")
-            check_losses(losses, len(images))
+                outputs = batch.through(network.network)
+            losses = of_each(loss, outputs, batch.targets, len(batch))
             if not losses.requires_grad:
                 raise ValueError(
                     "the losses carry no gradient: compute them from the outputs by differentiable operations, "
@@ -327,13 +324,13 @@ def _slopes(network: GatedNetwork, images: Tensor, labels: Tensor, loss: Loss) -
     return {name: torch.zeros_like(v) if slope is None else slope.clone() for (name, v), slope in slopes}
 
 
-def _rows_are_examples(network: GatedNetwork, split: Split, loss: Loss) -> bool:
+def _rows_are_examples(network: GatedNetwork, batch: Batch, loss: Loss) -> bool:
     """Whether two examples together have the slopes that one of them has alone."""
-    if len(split) < 2:
+    if len(batch) < 2:
         return True
     try:
-        both = _slopes(network, split.images[:2], split.labels[:2], loss)
-        alone = _slopes(network, split.images[:1], split.labels[:1], loss)
+        both = _slopes(network, batch.first(2), loss)
+        alone = _slopes(network, batch.first(1), loss)
     except _RowsAreNotExamples:
         return False
     except Exception:  # the first batch raises it again, and then it speaks of that batch
@@ -344,13 +341,3 @@ def _rows_are_examples(network: GatedNetwork, split: Split, loss: Loss) -> bool:
         )
         for n in both
     )
-
-
-def check_losses(losses: Tensor, n: int) -> None:
-    """Raise ValueError unless ``losses`` holds one number for each of ``n`` examples."""
-    if not isinstance(losses, Tensor) or losses.shape != (n,):
-        given = f"shape {tuple(losses.shape)}" if isinstance(losses, Tensor) else repr(losses)
-        raise ValueError(
-            f'loss(outputs, labels, reduction="none") must return one loss per example, shape ({n},); '
-            f"it returned {given}."
-        )

@@ -12,10 +12,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from torch import Tensor, nn
+from torch import nn
 
-from .batches import Splits
+from .batches import Splits, identity
 from .cutting import without
+from .example import Example
 from .files import changes, fingerprint, write
 from .metrics import macs, parameters
 from .plan import Plan, excluded_layers, removable
@@ -37,8 +38,9 @@ class Target:
         filters: so many have left.
         parameters: at most so many remain.
         macs: at most so many remain, for one image, as :func:`cnnprune_utils.metrics.macs` counts them.
-        points: at most so many percentage points of validation accuracy are lost against the unpruned model. Alone, it
-            asks for the smallest network that loses no more.
+        points: at most so many percentage points of validation accuracy, or of what ``evaluate`` of
+            :func:`.loop.compress` measures, are lost against the unpruned model. Alone, it asks for the smallest
+            network that loses no more.
         multiple_of: each layer that loses filters keeps a multiple of it, as in :func:`.plan.lowest`.
 
     Raises:
@@ -86,9 +88,11 @@ class Target:
 class LoopState:
     """Where the loop stands between two steps, in memory and, with a folder, on disk."""
 
-    def __init__(self, model: nn.Module, target: Target, keep_at_least: int, exclude: Exclude, image: Tensor) -> None:
-        self.model, self.target, self.keep_at_least, self.image = model, target, keep_at_least, image
-        self.structure = analyse(model, image)
+    def __init__(
+        self, model: nn.Module, target: Target, keep_at_least: int, exclude: Exclude, example: Example
+    ) -> None:
+        self.model, self.target, self.keep_at_least, self.example = model, target, keep_at_least, example
+        self.structure = analyse(model, example)
         self.layers = {name: layer.out_channels for name, layer in self.structure.layers.items()}
         self.rows: list[dict[str, Any]] = []
         self.order: list[Filter] = []  # who left, first to last, in the numbering of the unpruned model
@@ -113,6 +117,12 @@ class LoopState:
         return self.structure.after(self.original(len(self.rows) - 1))
 
     @property
+    def progress(self) -> str:
+        """What the network of the last step has, in every unit, and what it has lost."""
+        row = self.rows[-1]
+        return f"{row['parameters']:,} parameters, {row['macs']:,} MACs, {self.points_lost(row):.2f} points lost"
+
+    @property
     def free(self) -> int:
         """How many filters can still be removed."""
         return sum(self.removable(name, self.rows[-1][name]) for name in self.layers)
@@ -124,8 +134,9 @@ class LoopState:
     @property
     def closest(self) -> int:
         """The last step within the accuracy limit, hence the smallest network that is; step 0 always is."""
-        limit = 100.0 if self.target.points is None else self.target.points
-        limit += 1e-9  # a loss of exactly the limit is within it, in floats too
+        if self.target.points is None:
+            return len(self.rows) - 1
+        limit = self.target.points + 1e-9  # a loss of exactly the limit is within it, in floats too
         return max(step for step, row in enumerate(self.rows) if self.points_lost(row) <= limit)
 
     @property
@@ -137,7 +148,7 @@ class LoopState:
         return float(100 * (self.rows[0]["accuracy_after"] - row["accuracy_after"]))
 
     def sizes(self, network: nn.Module, removed: int) -> dict[str, int]:
-        return {"removed": removed, "parameters": parameters(network), "macs": macs(network, self.image)}
+        return {"removed": removed, "parameters": parameters(network), "macs": macs(network, self.example)}
 
     def needed(self, steps: list[list[Filter]]) -> list[Filter]:
         """The filters of as few steps as reach the target, from the first on; else of all."""
@@ -145,9 +156,9 @@ class LoopState:
         structure = self.structure_now
 
         def will_do(n: int) -> bool:
-            leaving = list(chain.from_iterable(steps[:n]))
-            smaller = without(self.network, structure.kept(self.plan(leaving)))
-            return self.target.reached(self.sizes(smaller, len(self.order) + len(leaving)))
+            removed = list(chain.from_iterable(steps[:n]))
+            smaller = without(self.network, structure.kept(self.plan(removed)))
+            return self.target.reached(self.sizes(smaller, len(self.order) + len(removed)))
 
         return list(chain.from_iterable(steps[: 1 + bisect_left(range(1, len(steps)), True, key=will_do)]))
 
@@ -163,10 +174,10 @@ class LoopState:
         """Which filters had left after this step, in the numbering of the unpruned model."""
         return self.plan(self.order[: self.rows[step]["removed"]])
 
-    def add(self, leaving: Sequence[Filter], network: nn.Module, measured: Sequence[float], started: float) -> None:
+    def add(self, removed: Sequence[Filter], network: nn.Module, measured: Sequence[float], started: float) -> None:
         """One more step: these filters of the network before it left."""
         kept, step = self.kept(), len(self.rows)
-        self.order += [(name, kept[name][k]) for name, k in leaving]
+        self.order += [(name, kept[name][k]) for name, k in removed]
         left = {name: len(filters) for name, filters in self.kept().items()}
         sizes = self.sizes(network, len(self.order))
         losses = zip(("loss_before", "accuracy_before", "loss_after", "accuracy_after"), measured, strict=True)
@@ -212,6 +223,6 @@ def fingerprints(model: nn.Module, splits: Splits, target: Target, criterion: Ca
     """Return what identifies the model, data, target and criterion in a run's settings; stable across processes."""
     flags = [parameter.requires_grad for parameter in model.parameters()]
     of_model = fingerprint([to_bytes(model, plan=Plan({})), f"{model} {flags}"])
-    of_splits = fingerprint(x for split in (splits.train, splits.validation) for x in (split.images, split.labels))
+    of_splits = fingerprint([identity(splits.train), identity(splits.validation)])
     name = re.sub(r" at 0x[0-9a-f]+", "", repr(criterion))
     return {"target": asdict(target), "criterion": name, "model": of_model, "splits": of_splits}

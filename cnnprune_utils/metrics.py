@@ -11,13 +11,15 @@ from typing import Any
 
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from .batches import Split
+from .batches import Batch, Batches, Data
 from .calls import read_of, tensor_names
-from .example import untouched
+from .example import Example, untouched
+from .losses import Loss
 from .plan import Plan
 from .saving import to_bytes
 from .structure import analyse
@@ -35,30 +37,32 @@ def parameters(model: nn.Module) -> int:
 
 
 @torch.no_grad()
-def macs(model: nn.Module, images: Tensor) -> int:
-    """Multiply-accumulates of one forward pass for one image, in convolutions and linear layers, without biases.
+def macs(model: nn.Module, example: Any = None) -> int:
+    """Multiply-accumulates of one forward pass for one example, in convolutions and linear layers, without biases.
 
     Half of what PyTorch's ``FlopCounterMode`` counts. A convolution takes ``H W C_in K^2 C_out``; the appendix of
     arXiv:1611.06440 counts twice that, and the bias.
 
     Args:
-        images: (n, channels, height, width), on the model's device; one is enough.
+        model: any network; unchanged.
+        example: inputs that it takes, of which the first example is run: see :func:`.structure.prunable_layers`.
     """
+    one = _first(1, model, example)
     with evaluating(model), FlopCounterMode(display=False) as counter:
-        model(images[:1])
+        one.through(model)
     return int(counter.get_total_flops()) // 2
 
 
 @torch.no_grad()
-def macs_per_filter(model: nn.Module, images: Tensor) -> dict[str, float]:
-    """The share of the network's MACs that leaves with one filter, from one forward pass.
+def macs_per_filter(model: nn.Module, example: Any = None) -> dict[str, float]:
+    """The share of the network's MACs that goes with one filter, from one forward pass.
 
     It is what the filter takes to compute, what the depthwise convolutions behind it take for its channel, and what the
     layers that read it spend on that input: the drop of :func:`macs` when one filter is pruned, over :func:`macs`; the
     mean over the filters of a layer, which in nearly every network have the same share.
 
     Args:
-        images: (n, channels, height, width), on the model's device; one is enough.
+        model, example: as for :func:`macs`.
 
     Returns:
         Layer name -> share, from 0 to 1, for each prunable layer: ``macs`` of :func:`cnnprune_utils.plan.rank`.
@@ -66,9 +70,10 @@ def macs_per_filter(model: nn.Module, images: Tensor) -> dict[str, float]:
     Raises:
         ValueError: the network cannot be followed.
     """
-    structure, calls = analyse(model, images[:2]), _Weights(model)
+    two, calls = _first(2, model, example), _Weights(model)
+    structure = analyse(model, two.inputs)
     with untouched(model), evaluating(model), calls:
-        model(images[:1])
+        two.first(1).through(model)
     gone = torch.zeros(structure.n_filters, dtype=torch.float64)
     for weight, passes in calls.passes.items():
         shape = model.get_parameter(weight).shape
@@ -77,8 +82,14 @@ def macs_per_filter(model: nn.Module, images: Tensor) -> dict[str, float]:
             owners = structure.owners.get((weight, dim), torch.tensor([-1]))
             left *= size - torch.bincount(owners[owners >= 0], minlength=structure.n_filters)
         gone += passes * (shape.numel() - left)
-    total = macs(model, images)
+    total = macs(model, two.inputs)
     return {name: float(each.mean()) / total for name, each in structure.by_layer(gone).items()}
+
+
+def _first(n: int, model: nn.Module, example: Any) -> Batch:
+    """The first ``n`` examples."""
+    with untouched(model), evaluating(model):
+        return Batch(Example.of(model, example), None).first(n)
 
 
 class _Weights(TorchFunctionMode):
@@ -120,12 +131,13 @@ def accuracy_interval(correct: int, n: int) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def compare(models: Mapping[str, nn.Module], split: Split) -> pd.DataFrame:
+def compare(models: Mapping[str, nn.Module], data: Data, *, loss: Loss = F.cross_entropy) -> pd.DataFrame:
     """One row per model, in the order given; the models are unchanged, and each may be on a device of its own.
 
     Returns:
-        Indexed by ``model``: ``parameters``, ``macs`` (per image), ``file_kb`` (1,000 bytes), ``accuracy`` on ``split``
-        with its 95 % interval ``accuracy_low`` and ``accuracy_high``. No timing: the same on every run.
+        Indexed by ``model``: ``parameters``, ``macs`` (per example), ``file_kb`` (1,000 bytes), ``accuracy`` on
+        ``data`` with its 95 % interval ``accuracy_low`` and ``accuracy_high``; these three are NaN where targets are
+        not classes. No timing: the same on every run.
 
     Raises:
         ValueError: no model.
@@ -133,10 +145,11 @@ def compare(models: Mapping[str, nn.Module], split: Split) -> pd.DataFrame:
     _check_some(models)
     rows = []
     for model in models.values():
-        here = split.to(_device(model, split.images))
-        result = evaluate(model, here)
-        low, high = accuracy_interval(round(result.accuracy * result.n), result.n)
-        costs = parameters(model), macs(model, here.images), file_bytes(model) / 1000
+        batches = Batches(data, 500, model)
+        result = evaluate(model, batches, loss=loss)
+        known = not math.isnan(result.accuracy)
+        low, high = accuracy_interval(round(result.accuracy * result.n), result.n) if known else (math.nan, math.nan)
+        costs = parameters(model), macs(model, batches.first.inputs), file_bytes(model) / 1000
         rows.append((*costs, result.accuracy, low, high))
     columns = ["parameters", "macs", "file_kb", "accuracy", "accuracy_low", "accuracy_high"]
     return pd.DataFrame(rows, columns=columns, index=pd.Index(models, name="model"))
@@ -192,7 +205,3 @@ def _timer(model: nn.Module, batch: Tensor, threads: int) -> Timer:
 def _check_some(models: Mapping[str, nn.Module]) -> None:
     if not models:
         raise ValueError('there is no model to measure; pass them by name, as in {"baseline": model}')
-
-
-def _device(model: nn.Module, images: Tensor) -> torch.device:
-    return next((tensor.device for tensor in model.state_dict().values()), images.device)

@@ -266,8 +266,8 @@ def analyse(model: nn.Module, example: Any = None) -> Structure:
                             f"{type(model).__name__} runs, and cannot be followed, at {user_frame(error)}: {error}"
                         ) from error
                     raise ValueError(
-                        f"{type(model).__name__} fails on the example ({inputs}): {error}. Pass inputs that it takes "
-                        "as example=."
+                        f"{type(model).__name__} fails on the example ({inputs}): {error}."
+                        + (inputs.hint or " Pass inputs that it takes, as example= or in the data.")
                     ) from error
         twin.train()
         try:

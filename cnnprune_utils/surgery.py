@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .batches import Split
+from .batches import Batches, Data
 from .cutting import without
 from .example import untouched
 from .flow import tensors_in
@@ -23,7 +23,7 @@ def prune(model: nn.Module, plan: Plan, example: Any = None) -> nn.Module:
     With a filter, all numbers that belong to it are deleted, as :func:`.structure.prunable_layers` lists them. All kept
     numbers, dtypes, devices, ``requires_grad`` flags and train/eval flags stay as they were; ``model`` is unchanged.
     Make a new optimizer for the result: the old one holds the old parameters. Hooks of modules come along; hooks of
-    tensors (``weight.register_hook``), which may know their shapes, do not: register them anew.
+    tensors (``weight.register_hook``), which may know their shapes, do not: register them again.
 
     The result is proved before it is returned: on the example, it must run wherever ``model`` does, and give the
     outputs of closed gates.
@@ -75,7 +75,7 @@ def _guilty(model: nn.Module, proof: Proof, structure: Structure, plan: Plan) ->
     return f"Leave out {', '.join(found)}, or change forward." if found else "Change forward, or another plan."
 
 
-def same_outputs(one: nn.Module, other: nn.Module, data: Split, *, batch_size: int = 256) -> float:
+def same_outputs(one: nn.Module, other: nn.Module, data: Data, *, batch_size: int = 256) -> float:
     """Return how far the outputs of two networks lie apart on ``data``, as a share of the largest output of ``other``.
 
     Both are measured in eval mode, and both are left as they were. For a pruned network and the one with closed gates
@@ -86,7 +86,7 @@ def same_outputs(one: nn.Module, other: nn.Module, data: Split, *, batch_size: i
     """
     largest = 0.0
     with evaluating(one), evaluating(other), torch.no_grad():
-        for images, _ in data.batches(batch_size):
-            first, second = (list(tensors_in(network(images))) for network in (one, other))
+        for batch in Batches(data, batch_size, other):
+            first, second = (list(tensors_in(batch.through(network))) for network in (one, other))
             largest = max(largest, difference(first, second))
     return largest

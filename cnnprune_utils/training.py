@@ -1,4 +1,4 @@
-"""Train, evaluate, predict: plain loops over images in memory."""
+"""Train, evaluate, predict: plain loops over batches."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import math
 import os
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -23,8 +24,10 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ConstantLR, LRScheduler, OneCycleLR
 from tqdm import tqdm
 
-from .batches import Split, Splits
+from .batches import Batch, Batches, Data, Split, Splits, checked, count, device_of, identity
+from .example import same_numbers
 from .files import fingerprint
+from .losses import Loss, logits, name_of, of_all, of_batch, right_answers
 from .training_state import TrainingState, random_states, set_random_states
 
 Schedule: TypeAlias = Callable[[Optimizer, int], LRScheduler]
@@ -33,11 +36,15 @@ Schedule: TypeAlias = Callable[[Optimizer, int], LRScheduler]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Mean cross entropy per image, share of right answers (0 to 1), and how many images gave them."""
+    """Mean loss per example, share of right answers (0 to 1; NaN where targets are not classes), number of examples."""
 
     loss: float
     accuracy: float
     n: int
+
+
+Evaluate: TypeAlias = Callable[[nn.Module, Data], Evaluation | float]
+"""Called with a network and data; returns how good it is: a number, the higher the better, or an Evaluation."""
 
 
 def best_device() -> torch.device:
@@ -74,25 +81,56 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def predict(model: nn.Module, split: Split, *, batch_size: int = 500) -> Tensor:
-    """The class with the highest output for each image, in eval mode: int64 (N,), on the CPU."""
+def predict(model: nn.Module, data: Data, *, batch_size: int = 500) -> Tensor:
+    """Return the class with the highest output for each example, in eval mode: int64 (N, ...), on the CPU."""
     with evaluating(model):
-        return torch.cat([model(images).argmax(1).cpu() for images, _ in split.batches(batch_size)])
+        batches = Batches.of(data, batch_size, model)
+        return torch.cat([logits(batch.through(model)).argmax(1).cpu() for batch in batches])
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, split: Split, *, batch_size: int = 500) -> Evaluation:
-    """Loss and accuracy of ``model`` on ``split``, in eval mode; the model is unchanged.
+def evaluate(model: nn.Module, data: Data, *, loss: Loss = F.cross_entropy, batch_size: int = 500) -> Evaluation:
+    """Return loss and accuracy of ``model`` on ``data``, in eval mode; the model is unchanged.
 
-    Both are sums over the images, divided by N: a short last batch weighs by its images.
+    Both are means over all examples: a short last batch weighs by its examples.
+
+    Args:
+        model: any network.
+        data: a split, or what yields batches (:data:`.batches.Data`).
+        loss: one number, or several, for each example (:data:`.losses.Loss`); one that gives one number for a batch
+            is taken as the mean over its examples.
+        batch_size: how many examples of a split at once.
+
+    Raises:
+        ValueError: the loss does not take the outputs and targets.
+        TypeError: data of another kind.
     """
-    loss, correct = 0.0, 0
+    total, right, answers, n = 0.0, 0, 0, 0
     with evaluating(model):
-        for images, labels in split.batches(batch_size):
-            outputs = model(images)
-            loss += F.cross_entropy(outputs, labels, reduction="sum").item()
-            correct += int((outputs.argmax(1) == labels).sum())
-    return Evaluation(loss / len(split), correct / len(split), len(split))
+        for batch in Batches.of(data, batch_size, model):
+            outputs = batch.through(model)
+            total += of_all(loss, outputs, batch.targets, len(batch))
+            found = right_answers(outputs, batch.targets)
+            right, answers, n = right + found[0], answers + found[1], n + len(batch)
+    return Evaluation(total / n, right / answers if answers else math.nan, n)
+
+
+def measured(evaluate_: Evaluate | None, model: nn.Module, data: Data, loss: Loss, batch_size: int = 500) -> Evaluation:
+    """Return what a user's function says of ``model`` (as its accuracy), or, without one, :func:`evaluate`.
+
+    Raises:
+        TypeError: the function does not return a number.
+    """
+    if evaluate_ is None:
+        return evaluate(model, data, loss=loss, batch_size=batch_size)
+    with evaluating(model):
+        result = evaluate_(model, data)
+    if isinstance(result, Evaluation):
+        return result
+    try:
+        return Evaluation(math.nan, float(result), 0)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"evaluate must return a number, the higher the better, not {result!r}.") from error
 
 
 def one_cycle(optimizer: Optimizer, updates: int) -> LRScheduler:
@@ -114,81 +152,91 @@ def fit(
     splits: Splits,
     *,
     epochs: int,
-    learning_rate: float = 1e-2,
+    learning_rate: float,
+    loss: Loss = F.cross_entropy,
     batch_size: int = 256,
     seed: int = 0,
     teacher: nn.Module | None = None,
     schedule: Schedule = one_cycle,
+    evaluate: Evaluate | None = None,
     on_epoch: Callable[[Mapping[str, float]], None] | None = None,
     state_file: str | os.PathLike[str] | None = None,
 ) -> pd.DataFrame:
     """Train ``model`` IN PLACE on ``splits.train``; ``splits.test`` is never read.
 
-    Adam on the cross entropy: with the labels, or, with a teacher, half with the labels and half with the teacher's
-    probabilities (Hinton, Vinyals, Dean, arXiv:1503.02531, without their temperature). The learning rate rises to
-    ``learning_rate`` in the first third and falls to zero at the end (one cycle), so the last epoch is the one to use.
-    Parameters with ``requires_grad=False`` stay as they are.
+    Adam on the loss; with a teacher, half of it is the cross entropy with the teacher's probabilities (Hinton, Vinyals,
+    Dean, arXiv:1503.02531, without their temperature). The learning rate rises to ``learning_rate`` in the first third
+    and falls to zero at the end (one cycle), so the last epoch is the one to use. Parameters with
+    ``requires_grad=False`` stay as they are.
 
     A model in train mode trains with the flags that its modules have: a BatchNorm in eval mode keeps its statistics.
     One in eval mode is put into train mode as a whole.
 
     Args:
-        model: on the device of the splits. Its train/eval flags are restored, its gradients are None afterwards.
-        splits: ``train`` to fit on, ``validation`` to follow it.
-        epochs: passes over the training images, at least 1.
-        learning_rate: the highest of the cycle.
-        batch_size: images per update; the last batch of an epoch may be shorter.
-        seed: draws the order of the images. Dropout draws from PyTorch's global generator: see :func:`seed_everything`.
+        model: its train/eval flags are restored, its gradients are None afterwards.
+        splits: ``train`` to fit on, ``validation`` to follow it: data of any kind.
+        epochs: passes over the training data, at least 1.
+        learning_rate: the highest of the cycle. For a network that is trained already, and pruned, 1e-3 is a start;
+            from random weights the book uses 1e-2.
+        loss: :data:`.losses.Loss`; a batch's is what it returns, or the mean of that.
+        batch_size: examples of a split per update; the last batch of an epoch may be shorter. Other data come in
+            batches, and in an order, of their own.
+        seed: draws the order of a split's examples. Dropout draws from PyTorch's global generator: see
+            :func:`seed_everything`.
         teacher: a network with the same outputs, unchanged; for a pruned network, the one that it was cut from.
         schedule: what the learning rate does instead: one of :data:`SCHEDULES`.
+        evaluate: a function of yours, called with the model and ``splits.validation``: what it returns stands in the
+            column ``validation_accuracy``.
         on_epoch: called with each row of the result as soon as it is known.
         state_file: keeps the state after each epoch; None for nowhere. After a kill, the same call goes on from the
-            last whole epoch to the same result (bit for bit on one machine with as many threads); after the end, it
-            returns at once. It calls ``on_epoch`` with the rows of before, too.
+            last whole epoch to the same result (for splits: bit for bit on one machine with as many threads); after the
+            end, it returns at once. It calls ``on_epoch`` with the rows of before, too.
 
     Returns:
-        One row per epoch, and before them row 0, the model as it came: ``epoch``, ``train_loss`` (mean over the images
-        as each was met; NaN in row 0), ``validation_loss``, ``validation_accuracy``, ``seconds`` (wall clock, with the
-        validation).
+        One row per epoch, and before them row 0, the model as it came: ``epoch``, ``train_loss`` (mean over the
+        examples as each was met; NaN in row 0), ``validation_loss``, ``validation_accuracy``, ``seconds`` (wall clock,
+        with the validation).
 
     Raises:
         ValueError: no trainable parameter, a number that is out of range, ``state_file`` is damaged or belongs to
-            another call, or a batch of one image meets a BatchNorm that needs more.
+            another call, or a batch of one example meets a BatchNorm that needs more.
         FloatingPointError: the loss is not finite any more.
         Exception: what the network raises. After each of these the model is as it came.
     """
     trainable = _trainable(model, epochs, batch_size, learning_rate)
     # Always a new optimizer: one from before pruning would hold, and update, the parameters of the old network.
     optimizer = torch.optim.Adam(trainable, lr=learning_rate)
-    n_batches = math.ceil(len(splits.train) / batch_size)
+    n_batches = count(checked(splits.train), batch_size)
     rates = schedule(optimizer, epochs * n_batches)
     so_far = TrainingState(model, optimizer, rates, torch.Generator().manual_seed(seed))
     as_it_came = _State(model, whole=True)
     if state_file is not None:
         numbers = {"epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size, "seed": seed}
         call = numbers | {"schedule": getattr(schedule, "__qualname__", repr(schedule))}
-        call |= _fingerprints(model.state_dict(), splits)
+        call |= {"model": fingerprint(model.state_dict().values())}
+        call |= {"train": identity(splits.train), "validation": identity(splits.validation), "loss": name_of(loss)}
         call["teacher"] = None if teacher is None else fingerprint(teacher.state_dict().values())
         so_far.go_on_from(Path(state_file), call)
-    layout = fastest_layout(model, splits.train.images)
+    passes = _Passes(model, splits.train, batch_size, so_far.generator)
+    measure = partial(measured, evaluate, model, splits.validation, loss)
     if not so_far.rows:
         started = time.perf_counter()
-        so_far.rows.append(_row(0, math.nan, evaluate(model, splits.validation), started))
+        so_far.rows.append(_row(0, math.nan, measure(), started))
     if on_epoch is not None:
         for row in so_far.rows:
             on_epoch(row)
     done = len(so_far.rows) - 1
     bar = tqdm(total=epochs * n_batches, initial=done * n_batches, desc="fit", unit="batch", leave=False)
     try:
-        with bar, _flags_restored(model):
+        with bar, flags_restored(model):
             if not model.training:
                 model.train()
             for epoch in range(done + 1, epochs + 1):
                 started = time.perf_counter()
                 try:
-                    train_loss = _epoch(so_far, splits.train, batch_size, layout, bar, teacher)
-                    validation = evaluate(model, splits.validation)
-                    if not math.isfinite(train_loss + validation.loss):
+                    train_loss = _epoch(so_far, passes, loss, bar, teacher)
+                    validation = measure()
+                    if not math.isfinite(train_loss + (validation.loss if evaluate is None else 0.0)):
                         losses = f"train {train_loss}, validation {validation.loss}"
                         raise FloatingPointError(
                             f"the loss is not finite in epoch {epoch} ({losses}); the model is as it came. Lower the "
@@ -223,58 +271,65 @@ def _trainable(model: nn.Module, epochs: int, batch_size: int, learning_rate: fl
     return trainable
 
 
-def _fingerprints(model_state: Mapping[str, Tensor], splits: Splits) -> dict[str, str]:
-    both = (splits.train, splits.validation)
-    images = [tensor for split in both for tensor in (split.images, split.labels)]
-    return {"model": fingerprint(model_state.values()), "images": fingerprint(images)}
-
-
 def _row(epoch: int, train_loss: float, validation: Evaluation, started: float) -> dict[str, float]:
     measured = {"validation_loss": validation.loss, "validation_accuracy": validation.accuracy}
     return {"epoch": epoch, "train_loss": train_loss, **measured, "seconds": time.perf_counter() - started}
 
 
+class _Passes:
+    """Passes over the training data: of a split, in an order drawn for each; of other data, as they come."""
+
+    def __init__(self, model: nn.Module, train: Data, batch_size: int, generator: torch.Generator) -> None:
+        self.model, self.train, self.batch_size, self.generator = model, train, batch_size, generator
+        if isinstance(train, Split):
+            self.layout = fastest_layout(model, Batches(train, 2, model).first)
+
+    def __iter__(self) -> Iterator[Batch]:
+        if not isinstance(self.train, Split):
+            yield from Batches(self.train, self.batch_size, self.model)
+            return
+        for given in self.train.batches(self.batch_size, shuffle=True, generator=self.generator):
+            yield Batch.of(given, device_of(self.model)).laid_out(self.layout)
+
+
 def _epoch(
-    so_far: TrainingState,
-    train: Split,
-    batch_size: int,
-    layout: torch.memory_format,
-    bar: tqdm[Any],
-    teacher: nn.Module | None,
+    so_far: TrainingState, passes: Iterable[Batch], loss: Loss, bar: tqdm[Any], teacher: nn.Module | None
 ) -> float:
-    """One pass over ``train``, with an update a batch; the mean loss over the images, as each was met."""
-    total = torch.zeros((), device=train.images.device)
-    for images, labels in train.batches(batch_size, shuffle=True, generator=so_far.generator):
+    """One pass, with an update a batch; the mean loss over the examples, as each was met."""
+    total, n = torch.zeros((), device=device_of(so_far.model)), 0
+    for batch in passes:
         so_far.optimizer.zero_grad()
         try:
-            outputs = so_far.model(laid_out(images, layout))
+            outputs = batch.through(so_far.model)
         except ValueError as error:
-            if len(images) > 1:
+            if len(batch) > 1:
                 raise
             raise ValueError(
-                f"a batch of one image: {error}. The model is as it came. Choose a batch_size that leaves no single "
-                f"one of the {len(train)} images over: it was {batch_size}."
+                f"a batch of one example: {error}. The model is as it came. Choose a batch_size that leaves no single "
+                "example over, or drop_last=True in a DataLoader."
             ) from error
-        loss = _cost(outputs, images, labels, teacher)
-        loss.backward()  # type: ignore[no-untyped-call]
+        cost = _cost(outputs, batch, loss, teacher)
+        cost.backward()  # type: ignore[no-untyped-call]
         so_far.optimizer.step()
         so_far.schedule.step()
-        total += loss.detach() * len(labels)
+        total += cost.detach() * len(batch)
+        n += len(batch)
         bar.update()
-    return total.item() / len(train)
+    return total.item() / n
 
 
-def _cost(outputs: Tensor, images: Tensor, labels: Tensor, teacher: nn.Module | None) -> Tensor:
-    cost = F.cross_entropy(outputs, labels)
+def _cost(outputs: Any, batch: Batch, loss: Loss, teacher: nn.Module | None) -> Tensor:
+    cost = of_batch(loss, outputs, batch.targets)
     if teacher is None:
         return cost
     with evaluating(teacher), torch.no_grad():
-        probabilities = teacher(images).softmax(1)
-    return (cost + F.cross_entropy(outputs, probabilities)) / 2
+        probabilities = logits(batch.through(teacher)).softmax(1)
+    return (cost + F.cross_entropy(logits(outputs), probabilities)) / 2
 
 
 @contextmanager
-def _flags_restored(model: nn.Module) -> Iterator[None]:
+def flags_restored(model: nn.Module) -> Iterator[None]:
+    """Afterwards, also after an error, the train/eval flags of ``model`` are what they were before."""
     flags = [(module, module.training) for module in model.modules()]  # parents before their children
     try:
         yield
@@ -313,35 +368,22 @@ class _State:
             module.training = training
 
 
-def same_numbers(one: Tensor, other: Tensor) -> bool:
-    """Return whether two tensors of one shape and layout hold the same numbers; PyTorch compares no sparse ones."""
-    if one.layout is torch.strided:
-        return torch.equal(one, other)
-    return torch.equal(one.to_dense(), other.to_dense())
-
-
 def _has_its_own_modes(module: nn.Module) -> bool:
     own = {"train", "eval"} & vars(module).keys()
     return bool(own) or type(module).train is not nn.Module.train or type(module).eval is not nn.Module.eval
 
 
-def fastest_layout(model: nn.Module, images: Tensor) -> torch.memory_format:
-    """The order of a batch in memory with which gradients come fastest: on a CPU, channels last if the model takes it.
+def fastest_layout(model: nn.Module, batch: Batch) -> torch.memory_format:
+    """The order of pictures in memory with which gradients come fastest: on a CPU, channels last if the model takes it.
 
     With few channels, the CPU's gradient kernels take up to twice as long in the usual order. The results are the same,
     up to rounding.
     """
-    if images.device.type != "cpu":
+    if (device_of(model) or torch.device("cpu")).type != "cpu":
         return torch.contiguous_format
     with evaluating(model), torch.no_grad():
         try:
-            model(laid_out(images[:2], torch.channels_last))
+            batch.first(2).laid_out(torch.channels_last).through(model)
         except RuntimeError:  # x.view(len(x), -1) in a forward needs the usual order
             return torch.contiguous_format
     return torch.channels_last
-
-
-def laid_out(images: Tensor, layout: torch.memory_format) -> Tensor:
-    """A copy of the images in this order of memory."""
-    # Not images.to(memory_format=...): with one channel both orders look alike to it, and it would do nothing.
-    return torch.empty_like(images, memory_format=layout).copy_(images)

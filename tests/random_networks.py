@@ -103,7 +103,7 @@ class RandomNetwork(nn.Module):
 
     @property
     def example_input_array(self) -> Tensor:
-        return self.split(2).images
+        return self.split(2).inputs
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
         values = [images]

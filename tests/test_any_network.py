@@ -137,7 +137,7 @@ def test_every_convolution_is_prunable_or_skipped_with_a_reason(kind: type[Known
 def test_open_gates_change_nothing(kind: type[Known]) -> None:
     t = trial(kind, 0)
     if not t.layers:
-        pytest.skip("nothing can leave")
+        pytest.skip("nothing can be removed")
     network = gated(t.model, t.example)
     assert {name: gate.values.shape for name, gate in network.gates.items()} == {
         layer.name: (layer.out_channels,) for layer in t.layers.values()
@@ -152,7 +152,7 @@ def test_open_gates_change_nothing(kind: type[Known]) -> None:
 def test_pruned_is_closed_gates_is_by_hand(kind: type[Known]) -> None:
     t = trial(kind, 0)
     if not t.layers:
-        pytest.skip("nothing can leave")
+        pytest.skip("nothing can be removed")
     for n in (3, 1, 5):
         x = t.model.example(n)
         pruned = outputs(t.pruned, x)

@@ -27,6 +27,7 @@ TINY = {
     "choices": {"seeds": range(2), "at_most": 64},
     "large": {"n_images": 4, "rounds": 1},
     "reach": {"networks": ("squeezenet1_1",)},
+    "sources": {"n_images": 20, "rounds": 1},
 }
 
 
@@ -41,7 +42,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_table_has_its_target_or_its_unit(capsys: pytest.CaptureFixture[str]) -> None:
     bench.main(["--quick"])
     shown = capsys.readouterr().out
-    assert re.findall(r"^(\d)\. ", shown, flags=re.MULTILINE) == [str(n) for n in range(1, 10)]
+    assert re.findall(r"^(\d+)\. ", shown, flags=re.MULTILINE) == [str(n) for n in range(1, 11)]
     assert re.search(r"^usual +[\d,.]+ +23,617 +- +1\.0$", shown, flags=re.MULTILINE), "sampled: no accuracy"
     assert re.search(r"^ours +[\d,.]+ +23,737 +0\.\d{4} +[\d.]+$", shown, flags=re.MULTILINE)
     assert "SAMPLED: 1 of each 10 epochs of the usual recipe ran" in shown
@@ -55,7 +56,7 @@ def test_an_unknown_table_is_refused(capsys: pytest.CaptureFixture[str]) -> None
     with pytest.raises(SystemExit):
         bench.main(["spede"])
     assert (
-        "no table spede; there are speed, scoring, accuracy, scaling, memory, rival, choices, large, reach"
+        "no table spede; there are speed, scoring, accuracy, scaling, memory, rival, choices, large, reach, sources"
         in capsys.readouterr().err
     )
 

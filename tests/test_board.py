@@ -79,8 +79,8 @@ def test_costs_are_those_of_networks_that_were_pruned() -> None:
     facts = measure(model, split)
     assert len(facts.costs) == 2 * 3 * 2
     pruned = prune(model, Plan({"network.0": (0,), "network.2": (0, 2)}))
-    assert facts.costs[1, 1, 2] == (parameters(pruned), macs(pruned, split.images))
-    assert facts.costs[2, 3, 2] == (parameters(model), macs(model, split.images))
+    assert facts.costs[1, 1, 2] == (parameters(pruned), macs(pruned, split.inputs))
+    assert facts.costs[2, 3, 2] == (parameters(model), macs(model, split.inputs))
 
 
 def test_facts_travel_as_json() -> None:
@@ -113,7 +113,7 @@ def test_a_plan_of_another_network_is_refused() -> None:
 
 def test_what_the_fingerprint_knows() -> None:
     model, split = small()
-    other_labels = Split(split.images, (split.labels + 1) % 4)
+    other_labels = Split(split.inputs, (split.targets + 1) % 4)
     prints = {
         identity(model, split),
         identity(small(seed=1)[0], split),
@@ -154,14 +154,14 @@ def test_shipped_scores_lead_to_the_chapters_plans(baseline: nn.Module, splits: 
     assert facts.scores["rank"].tolist() == ranks["rank"].tolist()
     assert np.allclose(facts.scores["normalized"], ranks["normalized"], rtol=1e-3, atol=1e-6)
     assert lowest(facts.scores, 8) == recipe.make_plan(baseline, splits) == CHAPTER_4
-    assert facts.costs[1, 2, 3] == (23_617, macs(prune(baseline, CHAPTER_4), splits.validation.images))
+    assert facts.costs[1, 2, 3] == (23_617, macs(prune(baseline, CHAPTER_4), splits.validation.inputs))
     accuracies = [f"{facts.correct[closed] / 50:.2f}" for closed in facts.best]
     assert accuracies[6:10] == ["87.20", "84.06", "84.06", "80.56"]
 
 
 def test_the_shipped_answers_are_the_networks_own(baseline: nn.Module, splits: Splits) -> None:
     pictures = maker.pictures(splits.validation)
-    assert pictures.labels.tolist() == [*range(10), *range(10)]
+    assert pictures.targets.tolist() == [*range(10), *range(10)]
     record = json.loads(shipped_json())
     text = record["pictures"]["answers"]
     answers = np.frombuffer(zlib.decompress(base64.b64decode(text)), np.uint8).reshape(20, -1)
@@ -189,7 +189,7 @@ def test_outputs_are_those_of_closed_gates() -> None:
     eyes, facts = Pictures(model, split), measure(model, split)
     for closed in range(2**7):
         with torch.no_grad():
-            wanted = mask(model, facts.plan(closed))(split.images)
+            wanted = mask(model, facts.plan(closed))(split.inputs)
         assert torch.allclose(eyes.outputs(closed), wanted, atol=1e-4)
     assert_unchanged(model, before)
 
@@ -197,7 +197,7 @@ def test_outputs_are_those_of_closed_gates() -> None:
 def test_maps_are_what_reaches_the_gates() -> None:
     model, split = small()
     eyes = Pictures(model, split)
-    x = split.images[:1]
+    x = split.inputs[:1]
     first, second, third = (model.network[i] for i in (0, 2, 4))
     with torch.no_grad():
         a = first(x).relu()
@@ -281,8 +281,8 @@ def test_the_browser_is_answered(open_widget: Any, baseline: nn.Module, splits: 
     assert view["changed"]["n"] == len(changed)
     assert [item["picture"] for item in view["changed"]["shown"]] == changed[:12]
     assert [item["answer"] for item in view["changed"]["shown"]] == now[changed[:12]].tolist()
-    assert (view["label"], view["answer"], view["before"]) == (shown.labels[3], now[3], whole[3])
-    assert view["image"]["bytes"] == (shown.images[3] * 255).round().to(torch.uint8).numpy().tobytes()
+    assert (view["label"], view["answer"], view["before"]) == (shown.targets[3], now[3], whole[3])
+    assert view["image"]["bytes"] == (shown.inputs[3] * 255).round().to(torch.uint8).numpy().tobytes()
     assert [(m["height"], m["width"], len(m["bytes"])) for m in view["maps"]] == [(28, 28, 784)] * 14
 
 
@@ -442,7 +442,7 @@ def expected(plan: Plan, baseline: nn.Module, splits: Splits) -> dict[str, str]:
         "Accuracy": f"{100 * result.accuracy:.2f} %",
         "Loss": f"{result.loss:.3f}",
         "Parameters": f"{parameters(pruned):,}",
-        "MACs": f"{macs(pruned, splits.validation.images):,}",
+        "MACs": f"{macs(pruned, splits.validation.inputs):,}",
         "Percentile": f"{below:.2f} %" if 99 < below < 100 else f"{below:.1f} %",
         "Best of its size": f"{100 * accuracy.max():.2f} %",
     }
@@ -523,7 +523,7 @@ def test_changed_answers_and_maps_are_pythons(open_page: Open, baseline: nn.Modu
     close(tab, CHAPTER_4)
     now, whole = predict(mask(baseline, CHAPTER_4), shown), predict(baseline, shown)
     wanted = [
-        f"{CLASS_NAMES[shown.labels[i]]}: {CLASS_NAMES[whole[i]]} → {CLASS_NAMES[now[i]]}"
+        f"{CLASS_NAMES[shown.targets[i]]}: {CLASS_NAMES[whole[i]]} → {CLASS_NAMES[now[i]]}"
         for i in (now != whole).nonzero().flatten().tolist()
     ]
     assert tab.locator(".gb-changed button").all_inner_texts() == wanted

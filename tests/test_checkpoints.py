@@ -21,13 +21,13 @@ def source(chapter: str) -> str:
 
 
 def test_chapter_1_trains_as_the_recipe_does() -> None:
-    assert f"fit(model, splits, epochs={recipe.TRAIN_EPOCHS})" in source("01_train")
+    assert f"fit(model, splits, epochs={recipe.TRAIN_EPOCHS}, learning_rate=1e-2)" in source("01_train")
 
 
 def test_chapter_5_follows_the_recipe() -> None:
     calls = source("05_fine_tune")
-    assert f"fit(tuned, splits, epochs={recipe.TUNE_EPOCHS})" in calls
-    assert f"fit(scratch, splits, epochs={recipe.TRAIN_EPOCHS + recipe.TUNE_EPOCHS})" in calls
+    assert f"fit(tuned, splits, epochs={recipe.TUNE_EPOCHS}, learning_rate=1e-2)" in calls
+    assert f"fit(scratch, splits, epochs={recipe.TRAIN_EPOCHS + recipe.TUNE_EPOCHS}, learning_rate=1e-2)" in calls
 
 
 def test_the_baseline_gives_the_chapters_plan(splits: Splits) -> None:

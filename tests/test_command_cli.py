@@ -144,7 +144,7 @@ def test_where_packages_lack_it_ends_first() -> None:
         ("run --training.epochs many", "training.epochs"),
         ("run --training.epochs 1.5", "training.epochs"),
         ("run --training.epochs 0", "error: training.epochs=0 must be at least 1"),
-        ("run --pruning.remove 12", "at most 11 of the 14 filters can leave"),
+        ("run --pruning.remove 12", "at most 11 of the 14 filters can be removed"),
         ("run --pruning.remove -1", "pruning.remove=-1 must be at least 0"),
         ("run --pruning.remove null --pruning.parameters 100", "out of reach"),
         ("run --scoring.criterion tailor", "tailor"),
@@ -450,7 +450,7 @@ def pictures(splits: Splits) -> Path:
     folder = Path("pictures")
     folder.mkdir()
     for n in (0, 1):
-        to_pil_image(splits.test.images[n]).save(folder / f"{n}.png")
+        to_pil_image(splits.test.inputs[n]).save(folder / f"{n}.png")
     return folder
 
 
@@ -463,7 +463,7 @@ def test_predict_takes_pictures_and_test_images(
     assert called("predict", BASELINE, str(pictures), "--index", "0", "1") == 0
     first, second, third, fourth = capsys.readouterr().out.splitlines()
     for line, n in ((first, 0), (second, 1), (third, 0), (fourth, 1)):
-        assert f": {CLASS_NAMES[int(splits.test.labels[n])]} " in line
+        assert f": {CLASS_NAMES[int(splits.test.targets[n])]} " in line
     assert first.partition(": ")[2] == third.partition(": ")[2]
     assert third.startswith("test image 0: ")
 

@@ -32,7 +32,7 @@ def model() -> nn.Module:
 @pytest.fixture(scope="module")
 def boot(splits: Splits) -> Image.Image:
     """Test image 0, an ankle boot, with bytes for pixels."""
-    return pixels_of(splits.test.images[0])
+    return pixels_of(splits.test.inputs[0])
 
 
 def pixels_of(image: torch.Tensor) -> Image.Image:
@@ -62,17 +62,17 @@ def failure(model: nn.Module, path: Path) -> str:
 
 def test_a_png_of_an_image_reads_back_exactly(splits: Splits, tmp_path: Path) -> None:
     for i in range(0, 10_000, 20):
-        tensor, note = read(saved(pixels_of(splits.test.images[i]), tmp_path / "image.png", compress_level=1))
-        assert torch.equal(tensor, splits.test.images[i]), f"test image {i}"
+        tensor, note = read(saved(pixels_of(splits.test.inputs[i]), tmp_path / "image.png", compress_level=1))
+        assert torch.equal(tensor, splits.test.inputs[i]), f"test image {i}"
         assert note == ""
 
 
 def test_only_negatives_look_dark_on_light(splits: Splits) -> None:
     for split in (splits.train, splits.validation, splits.test):
-        corners = [split.images[:, 0, y, x] for y in (slice(3), slice(-3, None)) for x in (slice(3), slice(-3, None))]
+        corners = [split.inputs[:, 0, y, x] for y in (slice(3), slice(-3, None)) for x in (slice(3), slice(-3, None))]
         means = torch.cat(corners, 1).mean((1, 2))
         assert means.max() < 0.45
-        assert image_files._corners(split.images[7, 0].numpy()).mean() == pytest.approx(means[7].item())
+        assert image_files._corners(split.inputs[7, 0].numpy()).mean() == pytest.approx(means[7].item())
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "LA", "P", "I;16"])
@@ -279,14 +279,14 @@ def test_read_says_the_same_as_an_error(tmp_path: Path) -> None:
 def test_bad_pictures_do_not_stop_good_ones(model: nn.Module, splits: Splits, tmp_path: Path) -> None:
     paths: list[Path] = []
     for i in range(7):
-        paths.append(saved(pixels_of(splits.test.images[i]), tmp_path / f"{i}.png"))
+        paths.append(saved(pixels_of(splits.test.inputs[i]), tmp_path / f"{i}.png"))
         paths.append(tmp_path / f"{i}.missing")
     for batch_size in (1, 3, 500):
         results = list(predict_files(model, paths, batch_size=batch_size))
         assert [result.path for result in results] == [str(path) for path in paths]
         assert all(isinstance(result, Failure) for result in results[1::2])
         with torch.no_grad():
-            shares = model(splits.test.images[:7]).double().softmax(1)
+            shares = model(splits.test.inputs[:7]).double().softmax(1)
         for row, result in zip(shares, results[::2], strict=True):
             assert isinstance(result, Prediction)
             assert tuple(result.probabilities) == CLASS_NAMES
@@ -330,7 +330,7 @@ def test_the_model_stays_as_it_was(model: nn.Module, boot: Image.Image, tmp_path
 
 
 def test_wrong_models_and_batches_are_refused(splits: Splits) -> None:
-    images = splits.test.images[:2]
+    images = splits.test.inputs[:2]
     with pytest.raises(ValueError, match=r"shape \(2, 7\) for 2 images; it must return 10"):
         predict_images(nn.Sequential(nn.Flatten(), nn.Linear(784, 7)), images, ["0", "1"])
     broken = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))

@@ -54,8 +54,9 @@ def test_the_papers_loop_ships() -> None:
 
 def test_the_loop_has_the_defaults_of_compress() -> None:
     defaults = {name: p.default for name, p in inspect.signature(compress).parameters.items()}
+    names = {"images": "n_images", "updates": "update"}
     for field in fields(Loop):
-        assert field.default == defaults[{"images": "n_images"}.get(field.name, field.name)], field.name
+        assert field.default == defaults[names.get(field.name, field.name)], field.name
 
 
 def test_the_choices_are_those_of_the_package() -> None:
@@ -109,7 +110,7 @@ def test_settings_written_as_yaml_are_read_back() -> None:
         ({"scoring": {"images": 5001}}, "scoring.images=5001: there are 5000 validation images"),
         ({"scoring": {"macs_penalty": -0.1}}, "scoring.macs_penalty=-0.1 must be at least 0"),
         ({"pruning": {"remove": -1}}, "pruning.remove=-1 must be at least 0"),
-        ({"pruning": {"remove": 12}}, "pruning.remove=12: at most 11 of the 14 filters can leave"),
+        ({"pruning": {"remove": 12}}, "pruning.remove=12: at most 11 of the 14 filters can be removed"),
         (
             {"pruning": {"remove": {"network.1": 1}}},
             "no layer network.1. The layers are network.0, network.2, network.4",

@@ -149,7 +149,7 @@ def test_each_step_does_what_the_package_does(go: Go, small: Splits) -> None:
     plan = Plan.from_json(folder.file("plan.json").read_text())
     assert plan == lowest(ranks, 8)
     pruned = load_model(folder.file("pruned.safetensors"))
-    images = small.test.images
+    images = small.test.inputs
     assert torch.equal(pruned(images), prune(baseline, plan)(images))
     rows = table(folder, "comparison").set_index("model")
     tuned = load_model(folder.file("finetuned.safetensors"))
@@ -183,7 +183,7 @@ def test_the_usual_plan_gives_the_usual_tables(go: Go) -> None:
 @pytest.mark.parametrize("size", ["parameters", "macs"])
 def test_one_shot_to_a_size_removes_the_fewest(size: str, go: Go, small: Splits) -> None:
     def of(model: nn.Module) -> int:
-        return parameters(model) if size == "parameters" else macs(model, small.test.images)
+        return parameters(model) if size == "parameters" else macs(model, small.test.inputs)
 
     limit = {"parameters": 40_000, "macs": 200_000}[size]
     folder = go({"pruning": {"remove": None, size: limit}}, steps=("train", "score", "prune"))
@@ -228,7 +228,7 @@ def test_an_impossible_size_is_refused_at_once(size: str, smallest: int) -> None
 def test_settings_choose_the_images(splits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(work, "load_fashion_mnist", lambda root, validation: splits)
     loaded = load_data(from_mapping({"data": {"train": 70}}).data, seed=4)
-    assert torch.equal(loaded.train.images.cpu(), splits.train.subset(70, 4).images)
+    assert torch.equal(loaded.train.inputs.cpu(), splits.train.subset(70, 4).inputs)
     assert len(loaded.validation) == len(splits.validation)
 
 

@@ -202,13 +202,13 @@ def test_mlflow_returns_the_same_networks(
             (tmp_path / name).mkdir()
             loaded = pyfunc.load_model(f"models:/{model_id}", dst_path=str(tmp_path / name))
             with torch.no_grad():
-                expected = load_model(folder / f"{name}.safetensors").eval()(few.test.images)
-            assert torch.equal(torch.from_numpy(loaded.predict(few.test.images.numpy())), expected)
+                expected = load_model(folder / f"{name}.safetensors").eval()(few.test.inputs)
+            assert torch.equal(torch.from_numpy(loaded.predict(few.test.inputs.numpy())), expected)
             (images,), (logits,) = loaded.metadata.signature.inputs, loaded.metadata.signature.outputs
             assert (images.shape, str(images.type)) == ((-1, 1, 28, 28), "float32")
             assert (logits.shape, str(logits.type)) == ((-1, 10), "float32")
             example = loaded.input_example
-            assert torch.equal(torch.from_numpy(example), few.validation.images[:4])
+            assert torch.equal(torch.from_numpy(example), few.validation.inputs[:4])
     finally:
         set_tracking_uri(None)  # type: ignore[arg-type]
     kinds = {path.suffix for path in tmp_path.rglob("*") if path.is_file() and "__pycache__" not in path.parts}

@@ -204,7 +204,7 @@ def run_all(model: nn.Module, plan: Plan) -> list[Callable[[], Any]]:
         lambda: taylor(model, split),
         lambda: evaluate(model, split),
         lambda: macs(model, example),
-        lambda: fit(student, splits(), epochs=1, teacher=model),
+        lambda: fit(student, splits(), epochs=1, learning_rate=1e-2, teacher=model),
     ]
 
 
@@ -328,7 +328,13 @@ def test_fit_keeps_training_a_merging_branch() -> None:
     model.one.up.requires_grad_(True)
     before = model.one.conv.weight.clone()
     branches = []
-    fit(model, splits(), epochs=3, on_epoch=lambda _: branches.append(model.one.up.weight.detach().clone()))
+    fit(
+        model,
+        splits(),
+        epochs=3,
+        learning_rate=1e-2,
+        on_epoch=lambda _: branches.append(model.one.up.weight.detach().clone()),
+    )
     assert all(not torch.equal(a, b) for a, b in itertools.pairwise(branches))
     assert torch.equal(model.one.conv.weight, before)
     assert not model.one.merged
@@ -340,7 +346,7 @@ def test_fit_gives_merged_weights_back_merged() -> None:
     model.one.conv.requires_grad_(False)
     model.one.up.requires_grad_(True)
     branch = model.one.up.weight.detach().clone()
-    fit(model, splits(), epochs=2)
+    fit(model, splits(), epochs=2, learning_rate=1e-2)
     assert model.one.merged
     assert not model.one.training
     assert not torch.equal(model.one.up.weight, branch)
@@ -788,7 +794,7 @@ def taylor_by_hand(model: nn.Module, reader: str, split: Split, n_filters: int) 
         return (read[-1],)
 
     handle = model.get_submodule(reader).register_forward_pre_hook(keep)
-    loss = F.cross_entropy(model(split.images), split.labels, reduction="sum")
+    loss = F.cross_entropy(model(split.inputs), split.targets, reduction="sum")
     handle.remove()
     (slope,) = torch.autograd.grad(loss, read)
     return (slope * read[0]).reshape(len(split), n_filters, -1).mean(2).abs().mean(0).detach()
@@ -995,7 +1001,7 @@ def test_a_last_batch_of_one_is_no_half_training(train: bool) -> None:
     """Nine images in batches of four: two updates are done when the last image comes alone."""
     model = with_norm().train(train)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    log = attempt(lambda: fit(model, splits(9), epochs=2, batch_size=4))
+    log = attempt(lambda: fit(model, splits(9), epochs=2, learning_rate=1e-2, batch_size=4))
     if refused(log):
         assert "batch_size" in str(log)
         assert "as it came" in str(log)
@@ -1024,7 +1030,7 @@ def test_an_error_in_fit_puts_the_model_back() -> None:
 
     model.two.register_forward_hook(counts)
     with unchanged(model, of_random=False), pytest.raises(KeyError, match="mine"):
-        fit(model, splits(), epochs=1, batch_size=4)
+        fit(model, splits(), epochs=1, learning_rate=1e-2, batch_size=4)
     assert sum(calls) == 3
     handle.remove()
 
@@ -1034,13 +1040,13 @@ def test_a_frozen_norm_keeps_its_statistics() -> None:
     model = with_norm().train()
     model.norm.eval()
     before = model.norm.running_mean.clone(), model.norm.running_var.clone()
-    fit(model, splits(), epochs=2)
+    fit(model, splits(), epochs=2, learning_rate=1e-2)
     assert torch.equal(model.norm.running_mean, before[0])
     assert torch.equal(model.norm.running_var, before[1])
     assert not model.norm.training
     assert model.training
     whole = with_norm().eval()
-    fit(whole, splits(), epochs=2)
+    fit(whole, splits(), epochs=2, learning_rate=1e-2)
     assert not torch.equal(whole.norm.running_mean, before[0])
 
 
@@ -1052,7 +1058,7 @@ def test_a_norm_that_its_own_train_freezes() -> None:
     model = with_norm()
     model.norm = Frozen(3)
     before = model.norm.running_mean.clone()
-    fit(model.eval(), splits(), epochs=1)
+    fit(model.eval(), splits(), epochs=1, learning_rate=1e-2)
     assert torch.equal(model.norm.running_mean, before)
 
 

@@ -69,7 +69,7 @@ def small_split(n: int = 25) -> Split:
 
 def assert_rows_are_what_closed_gates_give(model: nn.Module, split: Split, rows: pd.DataFrame, within: float) -> None:
     for _, row in rows.iterrows():
-        result = evaluate(mask(model, plan_of(row), split.images[:2]), split)
+        result = evaluate(mask(model, plan_of(row), split.inputs[:2]), split)
         assert row["loss"] == pytest.approx(result.loss, rel=within, abs=within)
         assert row["accuracy"] == result.accuracy
 
@@ -119,14 +119,14 @@ def test_the_books_network_in_single_precision(splits: Splits) -> None:
 def test_there_is_one_row_for_every_subset(make: Any) -> None:
     model = make()
     table = all_subnetworks(model, small_split(3))
-    layers = prunable_layers(model, small_split(2).images)
+    layers = prunable_layers(model, small_split(2).inputs)
     names = [layer.name for layer in layers]
     assert list(table.columns) == ["removed", *names, "loss", "accuracy", "emptied"]
     keys = list(table[["removed", *names]].itertuples(index=False, name=None))
     assert (
         len(set(keys))
         == len(table)
-        == 2 ** sum(layer.out_channels for layer in prunable_layers(model, small_split(2).images))
+        == 2 ** sum(layer.out_channels for layer in prunable_layers(model, small_split(2).inputs))
     )
     assert keys == sorted(keys)
     assert all(removed == sum(map(len, filters)) for removed, *filters in keys)
@@ -159,7 +159,7 @@ def test_measuring_changes_nothing_of_the_model() -> None:
     """Eval mode, and no gradient."""
     model, split = with_norms_pools_and_dropout().train(), small_split()
     model[1].eval()
-    model(split.images).sum().backward()
+    model(split.inputs).sum().backward()
     before = snapshot(model)
     all_subnetworks(model, split)
     assert_unchanged(model, before)
@@ -180,7 +180,7 @@ def test_no_gradient_is_prepared(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_error_leaves_the_model_as_it_was() -> None:
     model, split = with_norms_pools_and_dropout().train(), small_split()
-    split.labels[-1] = 99
+    split.targets[-1] = 99
     before = snapshot(model)
     with pytest.raises(RuntimeError, match="99"):
         all_subnetworks(model, split, batch_size=20)

@@ -32,17 +32,17 @@ def test_loading_checks_the_files_every_time(splits: Splits, tmp_path: Path, mon
 def test_the_splits_have_their_sizes(splits: Splits) -> None:
     assert [len(part) for part in (splits.train, splits.validation, splits.test)] == [55_000, 5_000, 10_000]
     for part in (splits.train, splits.validation, splits.test):
-        assert part.images.shape == (len(part), 1, 28, 28)
-        assert part.images.dtype == torch.float32
-        assert (part.images.min().item(), part.images.max().item()) == (0.0, 1.0)
-        assert part.labels.dtype == torch.int64
-        assert part.images.device.type == part.labels.device.type == "cpu"
+        assert part.inputs.shape == (len(part), 1, 28, 28)
+        assert part.inputs.dtype == torch.float32
+        assert (part.inputs.min().item(), part.inputs.max().item()) == (0.0, 1.0)
+        assert part.targets.dtype == torch.int64
+        assert part.inputs.device.type == part.targets.device.type == "cpu"
 
 
 def test_every_class_has_its_share_everywhere(splits: Splits) -> None:
-    assert splits.validation.labels.bincount().tolist() == [500] * 10
-    assert splits.train.labels.bincount().tolist() == [5500] * 10
-    assert splits.test.labels.bincount().tolist() == [1000] * 10
+    assert splits.validation.targets.bincount().tolist() == [500] * 10
+    assert splits.train.targets.bincount().tolist() == [5500] * 10
+    assert splits.test.targets.bincount().tolist() == [1000] * 10
     assert len(CLASS_NAMES) == 10
 
 
@@ -60,12 +60,12 @@ def test_train_and_validation_are_a_partition(splits: Splits) -> None:
 def test_images_keep_the_order_of_the_files(splits: Splits) -> None:
     reference = torchvision.datasets.FashionMNIST(fetch.data_root(), train=False)
     expected = reference.data.numpy().astype(np.float32)[:, None] / np.float32(255)
-    assert np.array_equal(splits.test.images.numpy(), expected)
-    assert torch.equal(splits.test.labels, reference.targets)
+    assert np.array_equal(splits.test.inputs.numpy(), expected)
+    assert torch.equal(splits.test.targets, reference.targets)
 
 
 def digests(split: Split) -> list[bytes]:
-    rows = zip(split.images.mul(255).round().to(torch.uint8).numpy(), split.labels.tolist(), strict=True)
+    rows = zip(split.inputs.mul(255).round().to(torch.uint8).numpy(), split.targets.tolist(), strict=True)
     return [hashlib.sha256(image.tobytes() + bytes([label])).digest() for image, label in rows]
 
 
@@ -77,19 +77,19 @@ def test_the_split_is_always_the_same(splits: Splits) -> None:
 
 def test_the_seed_chooses_the_validation_images(splits: Splits) -> None:
     again = load_fashion_mnist()
-    assert torch.equal(again.validation.images, splits.validation.images)
-    assert torch.equal(again.train.labels, splits.train.labels)
+    assert torch.equal(again.validation.inputs, splits.validation.inputs)
+    assert torch.equal(again.train.targets, splits.train.targets)
     other = load_fashion_mnist(seed=1)
-    assert not torch.equal(other.validation.images, splits.validation.images)
-    assert other.validation.labels.bincount().tolist() == [500] * 10
-    assert torch.equal(other.test.images, splits.test.images)
+    assert not torch.equal(other.validation.inputs, splits.validation.inputs)
+    assert other.validation.targets.bincount().tolist() == [500] * 10
+    assert torch.equal(other.test.inputs, splits.test.inputs)
 
 
 @pytest.mark.parametrize("n", [10, 59_990])
 def test_the_validation_size_can_be_chosen(n: Any, splits: Splits) -> None:
     chosen = load_fashion_mnist(validation=n)
-    assert chosen.validation.labels.bincount().tolist() == [n // 10] * 10
-    assert chosen.train.labels.bincount().tolist() == [6000 - n // 10] * 10
+    assert chosen.validation.targets.bincount().tolist() == [n // 10] * 10
+    assert chosen.train.targets.bincount().tolist() == [6000 - n // 10] * 10
 
 
 @pytest.mark.parametrize("n", [0, -10, 5, 5001, 60_000, 5000.0, "5000", None])
@@ -105,4 +105,4 @@ def test_an_old_processed_copy_is_not_trusted(splits: Splits, tmp_path: Path) ->
     shutil.copytree(fetch.data_root() / "FashionMNIST" / "raw", tmp_path / "FashionMNIST" / "raw")
     for name in ("training.pt", "test.pt"):
         torch.save((torch.zeros(20, 28, 28), torch.zeros(20)), tmp_path / "FashionMNIST" / "processed" / name)
-    assert torch.equal(load_fashion_mnist(tmp_path).test.labels, splits.test.labels)
+    assert torch.equal(load_fashion_mnist(tmp_path).test.targets, splits.test.targets)

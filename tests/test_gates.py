@@ -47,7 +47,7 @@ def small_split(n: int = 10) -> Split:
 def example(model: nn.Module) -> Tensor:
     if isinstance(model, RandomNetwork):
         return model.example_input_array
-    return small_split(2).images.to(next(model.parameters()).dtype)
+    return small_split(2).inputs.to(next(model.parameters()).dtype)
 
 
 def gated(model: nn.Module) -> GatedNetwork:
@@ -91,7 +91,7 @@ def test_open_gates_change_nothing(net: RandomNetwork) -> None:
     net.double()
     if not net.prunable:
         return
-    images = net.split(3).images
+    images = net.split(3).inputs
     before = snapshot(net)
     outputs = gated(net)(images)
     assert_unchanged(net, before)
@@ -108,7 +108,7 @@ def test_nobody_reads_a_closed_filter(net_and_plan: tuple[RandomNetwork, Plan]) 
     before = snapshot(net)
     found, masked = analyse(net), mask(net, plan)
     with Inputs(masked) as inputs:
-        masked(net.split(3).images)
+        masked(net.split(3).inputs)
     seen = {name.removeprefix("network."): x for name, x in inputs.seen.items()}
     for weight, _ in found.readers:
         for name, read in by_filter(found, weight, seen[weight].abs()).items():
@@ -129,7 +129,7 @@ def test_slopes_are_those_where_layers_read(net: RandomNetwork) -> None:
     found = analyse(net)
     try:
         with Inputs(plain) as inputs:
-            loss_over_heads(plain(split.images), split.labels, "none").sum().backward()
+            loss_over_heads(plain(split.inputs), split.targets, "none").sum().backward()
     except RuntimeError as error:  # a ReLU, then one in place: PyTorch itself cannot differentiate this network
         if "modified by an inplace operation" not in str(error):
             raise
@@ -150,7 +150,7 @@ def test_a_beta_brings_no_filter_back(pool_first: bool) -> None:
     middle = [nn.MaxPool2d(2), nn.BatchNorm2d(4)] if pool_first else [nn.BatchNorm2d(4), nn.MaxPool2d(2)]
     model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), *middle, nn.Flatten(), nn.Linear(4 * 2 * 3, 3, bias=False))
     randomize(model)
-    outputs = mask(model, Plan({"0": range(4)}))(small_split().images)
+    outputs = mask(model, Plan({"0": range(4)}))(small_split().inputs)
     assert torch.equal(outputs, torch.zeros(10, 3))
 
 
@@ -158,7 +158,7 @@ def test_a_depthwise_bias_brings_no_filter_back() -> None:
     dw = nn.Conv2d(4, 4, 3, padding=1, groups=4)
     model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), dw, nn.Flatten(), nn.Linear(4 * 35, 3, bias=False))
     randomize(model)
-    assert torch.equal(mask(model, Plan({"0": range(4)}))(small_split().images), torch.zeros(10, 3))
+    assert torch.equal(mask(model, Plan({"0": range(4)}))(small_split().inputs), torch.zeros(10, 3))
 
 
 def test_a_gate_stands_on_every_branch() -> None:
@@ -171,12 +171,12 @@ def test_a_gate_stands_on_every_branch() -> None:
     linears = {"straight": nn.Linear(4 * 35, 3, bias=False), "bent": nn.Linear(4 * 35, 3, bias=False)}
     model = Net(forward, conv=nn.Conv2d(1, 4, 3, padding=1), norm=nn.BatchNorm2d(4), **linears)
     randomize(model)
-    assert torch.equal(mask(model, Plan({"conv": range(4)}))(small_split().images), torch.zeros(10, 3))
+    assert torch.equal(mask(model, Plan({"conv": range(4)}))(small_split().inputs), torch.zeros(10, 3))
 
 
 def test_a_mask_may_empty_a_layer() -> None:
     model = small_cnn()
-    outputs = mask(model, Plan({"network.4": (0, 1, 2)}))(small_split(2).images)
+    outputs = mask(model, Plan({"network.4": (0, 1, 2)}))(small_split(2).inputs)
     assert torch.equal(outputs, model.network[7].bias.expand(2, 3))
 
 
@@ -191,10 +191,10 @@ def test_positions_are_those_that_a_layer_reads() -> None:
 
 def test_slopes_are_those_of_each_example_alone() -> None:
     model, split = small_cnn().double(), small_split()
-    split = Split(split.images.double(), split.labels)
+    split = Split(split.inputs.double(), split.targets)
     (together,) = gate_gradients(model, split)
     for i in range(len(split)):
-        (alone,) = gate_gradients(model, Split(split.images[i : i + 1], split.labels[i : i + 1]))
+        (alone,) = gate_gradients(model, Split(split.inputs[i : i + 1], split.targets[i : i + 1]))
         for name in together:
             torch.testing.assert_close(together[name][i], alone[name][0], rtol=1e-9, atol=1e-12)
 
@@ -211,7 +211,7 @@ def test_the_last_batch_of_slopes_may_be_short() -> None:
 
 def test_slopes_are_finite_differences() -> None:
     model, split = small_cnn().double(), small_split()
-    split = Split(split.images.double(), split.labels)
+    split = Split(split.inputs.double(), split.targets)
     network = gated(model)
     (slopes,) = gate_gradients(network, split)
     step = 1e-6
@@ -220,7 +220,7 @@ def test_slopes_are_finite_differences() -> None:
             losses = []
             for value in (1 - step, 1 + step):
                 gate.values[k] = value
-                losses.append(F.cross_entropy(network(split.images), split.labels, reduction="none"))
+                losses.append(F.cross_entropy(network(split.inputs), split.targets, reduction="none"))
             gate.values[k] = 1
             torch.testing.assert_close(slopes[name][:, k], (losses[1] - losses[0]) / (2 * step), rtol=1e-5, atol=1e-8)
 
@@ -262,7 +262,7 @@ def test_slopes_behind_closed_gates_are_finite() -> None:
 def test_measuring_changes_nothing(measure: Callable[[nn.Module], Any], training: bool) -> None:
     model = small_cnn().train(training)
     model.network[1].training = not training  # each module's own flag
-    F.cross_entropy(model(small_split().images), small_split().labels).backward()
+    F.cross_entropy(model(small_split().inputs), small_split().targets).backward()
     before = snapshot(model)
     measure(model)
     assert_unchanged(model, before)
@@ -310,13 +310,13 @@ def test_slopes_inside_no_grad_and_of_frozen() -> None:
     ("loss", "given"),
     [
         (lambda outputs, labels, reduction: F.cross_entropy(outputs, labels), r"shape \(\)"),
-        (lambda outputs, labels, reduction: outputs, r"shape \(10, 3\)"),
+        (lambda outputs, labels, reduction: outputs.T, r"shape \(3, 10\)"),
         (lambda outputs, labels, reduction: 0.5, "0.5"),
     ],
 )
 def test_a_reduced_loss_is_refused(loss: Any, given: str) -> None:
     """A loss reduced over the batch would make the scores depend on its size."""
-    message = rf'loss\(outputs, labels, reduction="none"\) must return .* shape \(10,\); it returned {given}\.'
+    message = rf"must return one number for each example, shape \(10,\), .* it returned {given}\."
     with pytest.raises(ValueError, match=message):
         list(gate_gradients(small_cnn(), small_split(10), loss=loss))
 
@@ -356,12 +356,12 @@ def test_a_channel_beside_the_picture_has_a_slope() -> None:
                 a=nn.Conv2d(1, 4, 1), b=nn.Conv2d(5, 3, 1), c=nn.Linear(3, 2))  # fmt: skip
     data = Split(torch.rand(6, 1, 4, 4), torch.tensor([0, 1, 0, 1, 0, 1]))
     (slopes,) = gate_gradients(model, data)
-    network, small = gates.gated(model, data.images[:2]), 1e-3
+    network, small = gates.gated(model, data.inputs[:2]), 1e-3
     for k in range(4):
         losses = []
         for value in (1 + small, 1 - small):
             network.gates["a"].values[k] = value
-            losses.append(F.cross_entropy(network(data.images), data.labels, reduction="none"))
+            losses.append(F.cross_entropy(network(data.inputs), data.targets, reduction="none"))
         network.gates["a"].values[k] = 1.0
         torch.testing.assert_close(slopes["a"][:, k], (losses[0] - losses[1]) / (2 * small), rtol=0.02, atol=1e-4)
 
@@ -409,7 +409,7 @@ def test_a_map_may_be_changed_after_it_was_read(change: Callable[..., Tensor], c
     data = Split(torch.rand(6, 1, 4, 4), torch.tensor([0, 1, 0, 1, 0, 1]))
     found = []
     for forward in (reads(by_hand), reads(change)):
-        network = gates.gated(randomize(Net(forward, **layers)), data.images[:2])
+        network = gates.gated(randomize(Net(forward, **layers)), data.inputs[:2])
         network.gates["a"].values[1] = 0.0 if closed else 1.0
         found.append(next(gate_gradients(network, data))["a"])
     torch.testing.assert_close(found[1], found[0])
@@ -450,7 +450,7 @@ def test_a_plan_that_does_not_fit_is_refused() -> None:
 def test_modules_may_have_any_name() -> None:
     modules = {"gate_0": nn.Conv2d(1, 4, 3), "gate_1": nn.Conv2d(4, 4, 3), "gates": nn.Linear(4 * 3, 3)}
     model = Net(lambda self, x: self.gates(self.gate_1(self.gate_0(x)).flatten(1)), **modules)
-    images = small_split().images
+    images = small_split().inputs
     assert torch.equal(gated(model)(images), model(images))
 
 
@@ -460,18 +460,18 @@ def test_a_copy_has_gates_of_its_own(copied_by: Callable[[Any], Any]) -> None:
     network = gated(small_cnn())
     copied = copied_by(network)
     copied.gates["network.0"].values.zero_()
-    images = small_split().images
+    images = small_split().inputs
     assert torch.equal(network.gates["network.0"].values, torch.ones(2))
     assert difference(copied(images), network(images)) > 1e-3
 
 
 def test_channels_last_changes_nothing() -> None:
     model, split = small_cnn().double(), small_split()
-    split = Split(split.images.double(), split.labels)
+    split = Split(split.inputs.double(), split.targets)
     (expected,) = gate_gradients(model, split)
     last = model.to(memory_format=torch.channels_last)
-    split = Split(split.images.to(memory_format=torch.channels_last), split.labels)
-    assert difference(gated(last)(split.images), last(split.images)) < 1e-12
+    split = Split(split.inputs.to(memory_format=torch.channels_last), split.targets)
+    assert difference(gated(last)(split.inputs), last(split.inputs)) < 1e-12
     (slopes,) = gate_gradients(last, split)
     for name in expected:
         torch.testing.assert_close(slopes[name], expected[name], rtol=1e-9, atol=1e-12)

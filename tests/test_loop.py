@@ -33,7 +33,10 @@ from cnnprune_utils.metrics import macs, macs_per_filter, parameters
 from cnnprune_utils.plan import Plan, Scores, lowest, rank
 from cnnprune_utils.structure import prunable_layers
 from cnnprune_utils.surgery import prune
-from cnnprune_utils.training import evaluate, fit
+from cnnprune_utils.training import evaluate, fit, measured
+
+# Most tests are small: the warnings of that have tests of their own.
+pytestmark = pytest.mark.filterwarnings("ignore:update=.* asks for more", "ignore:.*a standard error of")
 
 MEASURED = ["loss_before", "accuracy_before", "loss_after", "accuracy_after"]
 
@@ -56,8 +59,8 @@ def squares(n: int, seed: int) -> Split:
 
 SPLITS = Splits(squares(120, seed=0), squares(50, seed=1), NeverRead())  # type: ignore[arg-type]
 SCORED = SPLITS.train.subset(120, seed=0)  # what compress scores on, by default
-FEW = {"updates": 3, "batch_size": 32, "learning_rate": 0.01}
-NONE = {"updates": 0, "batch_size": 32}
+FEW = {"update": 3, "batch_size": 32, "learning_rate": 0.01}
+NONE = {"update": 0, "batch_size": 32}
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +121,9 @@ def assert_same_network(a: nn.Module, b: nn.Module) -> None:
 def script(monkeypatch: pytest.MonkeyPatch, *accuracies: float) -> None:
     """Measure these accuracies, step by step, instead of the real ones."""
     values = iter(accuracies)
-    monkeypatch.setattr(loop, "_update", lambda *_: [0.0, (accuracy := next(values)), 0.0, accuracy])
+    for method in ("measured_only", "updated"):
+        scripted = lambda *_: [0.0, (accuracy := next(values)), 0.0, accuracy]  # noqa: E731
+        monkeypatch.setattr(loop._Training, method, scripted)
 
 
 # Target
@@ -179,7 +184,7 @@ def test_filters_leave_in_the_order_of_their_ranks(trained: CNN, target: Target)
     ranks = rank(taylor(start, SPLITS.train))
     for n in range(1, removed - before + 1):
         smaller = prune(start, lowest(ranks, n))
-        size = {"parameters": parameters(smaller), "macs": macs(smaller, SPLITS.train.images)}
+        size = {"parameters": parameters(smaller), "macs": macs(smaller, SPLITS.train.inputs)}
         assert target.reached({"removed": before + n, **size}) == (n == removed - before)
     assert_same_network(smaller, network)
 
@@ -289,13 +294,13 @@ def test_the_closest_size_that_is_named_can_be_reached(trained: CNN) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", ["step", "batch_size", "shortlist", "n_images", "keep_at_least", "patience", "updates"]
+    "wrong", ["step", "batch_size", "shortlist", "n_images", "keep_at_least", "patience", "update"]
 )
 def test_numbers_out_of_range_are_refused(trained: CNN, wrong: str) -> None:
     with pytest.raises(
-        ValueError, match=f"{wrong}.*{-1 if wrong == 'updates' else 0}.* must be at least|at least 1.*{wrong}"
+        ValueError, match=f"{wrong}.*{-1 if wrong == 'update' else 0}.* must be at least|at least 1.*{wrong}"
     ):
-        compress(trained, SPLITS, target=Target(filters=1), **{wrong: -1 if wrong == "updates" else 0})
+        compress(trained, SPLITS, target=Target(filters=1), **{wrong: -1 if wrong == "update" else 0})
 
 
 # Which filters leave
@@ -309,7 +314,7 @@ def test_the_plan_is_in_the_original_numbering(build: Callable[[], nn.Module], s
     assert plan.n_filters == 5
     assert_same_network(prune(model, plan), network)
     with torch.no_grad():
-        images = SPLITS.validation.images
+        images = SPLITS.validation.inputs
         assert torch.equal(prune(model, plan).eval()(images), copy.deepcopy(network).eval()(images))
 
 
@@ -345,7 +350,7 @@ def test_every_criterion_drives_it(trained: CNN, name: str) -> None:
     assert_same_network(network, one_by_one(trained, 2, lambda model: by_rank(model, CRITERIA[name])[0]))
 
 
-def wrong(model: nn.Module, split: Split, *, batch_size: int = 256) -> Scores:
+def wrong(model: nn.Module, split: Split, *, loss: object = None, batch_size: int = 256) -> Scores:
     """The filters that matter most leave first."""
     return {name: -scores for name, scores in taylor(model, split).items()}
 
@@ -379,7 +384,7 @@ def test_the_shortlist_is_measured_with_closed_gates() -> None:
 
 @pytest.mark.parametrize(("step", "keep_at_least", "left"), [(1, 3, [2, 3, 3]), (3, 2, [2, 2, 2])])
 def test_the_floor_stays_in_every_layer(trained: CNN, step: int, keep_at_least: int, left: list[int]) -> None:
-    def last_layer_first(model: nn.Module, split: Split, *, batch_size: int) -> Scores:
+    def last_layer_first(model: nn.Module, split: Split, *, loss: object, batch_size: int) -> Scores:
         return {name: 0 * scores if name == "network.4" else scores for name, scores in magnitude(model).items()}
 
     options = {"criterion": last_layer_first, "step": step, "keep_at_least": keep_at_least, **NONE}
@@ -426,7 +431,7 @@ def test_the_macs_penalty_goes_by_the_present_shares(trained: CNN, monkeypatch: 
     _, plan, history = compress(trained, SPLITS, target=Target(filters=3), macs_penalty=1e6, **NONE)
     assert measured == history["parameters"].tolist()[:-1]
     ((layer, _),) = lowest(
-        rank(taylor(trained, SCORED), macs_penalty=1e6, macs=macs_per_filter(trained, SCORED.images)), 1
+        rank(taylor(trained, SCORED), macs_penalty=1e6, macs=macs_per_filter(trained, SCORED.inputs)), 1
     ).remove.items()
     assert history.loc[1, layer] == history.loc[0, layer] - 1
     assert plan != without.plan
@@ -435,16 +440,14 @@ def test_the_macs_penalty_goes_by_the_present_shares(trained: CNN, monkeypatch: 
 def test_the_same_images_score_in_every_step(trained: CNN) -> None:
     seen = []
 
-    def watching(model: nn.Module, split: Split, *, batch_size: int) -> Scores:
-        seen.append((split.images, split.labels, batch_size))
+    def watching(model: nn.Module, split: Split, *, loss: object, batch_size: int) -> Scores:
+        seen.append((split.inputs, split.targets, batch_size))
         return magnitude(model)
 
-    compress(
-        trained, SPLITS, target=Target(filters=2), criterion=watching, n_images=70, seed=5, updates=0, batch_size=9
-    )
+    compress(trained, SPLITS, target=Target(filters=2), criterion=watching, n_images=70, seed=5, update=0, batch_size=9)
     expected = SPLITS.train.subset(70, seed=5)
     assert len(seen) == 2
-    assert all(torch.equal(x, expected.images) and torch.equal(y, expected.labels) and n == 9 for x, y, n in seen)
+    assert all(torch.equal(x, expected.inputs) and torch.equal(y, expected.targets) and n == 9 for x, y, n in seen)
 
 
 def test_a_depthwise_of_one_channel_is_no_layer() -> None:
@@ -465,7 +468,7 @@ def test_residual_networks_go_down_to_their_floors() -> None:
     assert history.iloc[-1][list(layers)].tolist() == [1] * len(layers)
     with pytest.raises(ValueError, match=f"in each of {len(layers)} prunable layers, the closest is filters={free}"):
         compress(model, SPLITS, target=Target(filters=free + 1))
-    network(SPLITS.train.images)
+    network(SPLITS.train.inputs)
 
 
 def test_a_network_without_layers_is_its_own_smallest() -> None:
@@ -490,7 +493,7 @@ def test_the_history_has_one_row_a_step(trained: CNN) -> None:
     for _, row in history.iterrows():
         target = Target(filters=int(row["removed"]))
         network = compress(trained, SPLITS, target=target, step=2, **FEW).network
-        assert (row["parameters"], row["macs"]) == (parameters(network), macs(network, SPLITS.train.images))
+        assert (row["parameters"], row["macs"]) == (parameters(network), macs(network, SPLITS.train.inputs))
         measured = evaluate(network, SPLITS.validation)
         assert (row["loss_after"], row["accuracy_after"]) == (measured.loss, measured.accuracy)
     assert history.loc[0, MEASURED[:2]].tolist() == history.loc[0, MEASURED[2:]].tolist()
@@ -499,7 +502,7 @@ def test_the_history_has_one_row_a_step(trained: CNN) -> None:
 
 def test_without_updates_it_is_measured_once(trained: CNN, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    monkeypatch.setattr(loop, "evaluate", lambda *a, **k: calls.append(a) or evaluate(*a, **k))
+    monkeypatch.setattr(loop, "measured", lambda *a, **k: calls.append(a) or measured(*a, **k))
     history = compress(trained, SPLITS, target=Target(filters=3), **NONE).history
     assert history["loss_before"].tolist() == history["loss_after"].tolist()
     assert history["accuracy_before"].tolist() == history["accuracy_after"].tolist()
@@ -519,7 +522,7 @@ def test_a_step_is_prune_and_then_fit(trained: CNN) -> None:
 def test_updates_see_each_training_image_at_most_once(trained: CNN, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     monkeypatch.setattr(loop, "fit", lambda model, splits, **k: seen.append(splits) or fit(model, splits, **k))
-    compress(trained, SPLITS, target=Target(filters=1), updates=1000, batch_size=32)
+    compress(trained, SPLITS, target=Target(filters=1), update=1000, batch_size=32)
     assert [len(splits.train) for splits in seen] == [120]
 
 
@@ -558,11 +561,11 @@ def test_dropout_is_seeded_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_arguments_stay_as_they_were(trained: CNN) -> None:
     for model in (trained, dropping().eval()):
-        before, images = snapshot(model), [s.images.clone() for s in (SPLITS.train, SPLITS.validation)]
+        before, images = snapshot(model), [s.inputs.clone() for s in (SPLITS.train, SPLITS.validation)]
         compress(model, SPLITS, target=Target(filters=2), shortlist=2, **FEW)
         assert_unchanged(model, before)
-        assert torch.equal(images[0], SPLITS.train.images)
-        assert torch.equal(images[1], SPLITS.validation.images)
+        assert torch.equal(images[0], SPLITS.train.inputs)
+        assert torch.equal(images[1], SPLITS.validation.inputs)
 
 
 @pytest.mark.parametrize("where", ["criterion", "fit", "prune"])
@@ -601,7 +604,7 @@ class Taylor:
     def __init__(self, interrupted_at: int | None = None) -> None:
         self.interrupted_at, self.calls = interrupted_at, 0
 
-    def __call__(self, model: nn.Module, split: Split, *, batch_size: int) -> Scores:
+    def __call__(self, model: nn.Module, split: Split, *, loss: object, batch_size: int) -> Scores:
         self.calls += 1
         if self.calls == self.interrupted_at:
             raise Interrupted
@@ -661,7 +664,7 @@ SLOW = """
 import sys, time
 from test_loop import *
 
-def slowly(model, split, *, batch_size):
+def slowly(model, split, *, loss, batch_size):
     time.sleep(0.1)
     return taylor(model, split, batch_size=batch_size)
 
@@ -670,7 +673,7 @@ compress(dropping(), SPLITS, target=Target(filters=5), criterion=slowly, folder=
 """
 
 
-def slowly(model: nn.Module, split: Split, *, batch_size: int) -> Scores:
+def slowly(model: nn.Module, split: Split, *, loss: object, batch_size: int) -> Scores:
     return taylor(model, split, batch_size=batch_size)
 
 
@@ -761,3 +764,85 @@ def test_a_folder_of_another_run_is_refused(change: dict[str, Any], message: str
         compress(**{**arguments, **change})
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == files
     assert compress(**arguments).plan.n_filters == 2
+
+
+# Your own training, and your own measure
+
+
+def test_a_function_trains_between_the_steps(trained: CNN) -> None:
+    seen: list[tuple[int, bool]] = []
+
+    def train(network: nn.Module) -> None:
+        seen.append((parameters(network), network.training))
+        fit(network.train(), SPLITS, epochs=1, batch_size=32, learning_rate=0.01)
+
+    found = compress(trained.eval(), SPLITS, target=Target(filters=3), update=train)
+    assert seen == [(n, False) for n in found.history["parameters"][1:]]
+    assert not found.network.training
+    assert (found.history["loss_after"] != found.history["loss_before"]).tolist() == [False, True, True, True]
+
+
+def test_another_network_is_no_update(trained: CNN) -> None:
+    with pytest.raises(TypeError, match="update returned another network: it must train the one that it gets"):
+        compress(trained, SPLITS, target=Target(filters=1), update=copy.deepcopy)
+
+
+@pytest.mark.parametrize("update", [0, 3])
+def test_your_measure_stands_for_the_accuracy(trained: CNN, update: int) -> None:
+    def smallness(network: nn.Module, data: Split) -> float:
+        assert data is SPLITS.validation
+        assert not network.training
+        return 100 / parameters(network)
+
+    found = compress(trained, SPLITS, target=Target(filters=2), **FEW | {"update": update}, evaluate=smallness)
+    assert found.history["accuracy_after"].tolist() == [100 / n for n in found.history["parameters"]]
+    assert found.history["loss_after"].isna().all()
+
+
+def test_a_measure_is_a_number(trained: CNN) -> None:
+    with pytest.raises(TypeError, match="evaluate must return a number, the higher the better, not 'good'"):
+        compress(trained, SPLITS, target=Target(filters=1), **NONE, evaluate=lambda network, data: "good")
+
+
+# Which filters
+
+
+def test_per_layer_takes_the_same_share_of_each(trained: CNN) -> None:
+    for step in (1, 9):
+        found = compress(trained, SPLITS, target=Target(filters=5), **NONE, per_layer=True, step=step)
+        assert [len(filters) for filters in found.plan.remove.values()] == [1, 2, 2]  # of 2, 3, 4
+        assert len(found.history) == (6 if step == 1 else 2)
+
+
+def test_normalize_is_that_of_rank(trained: CNN) -> None:
+    for normalize in ("l2", "mean", None):
+        found = compress(trained, SPLITS, target=Target(filters=4), **NONE, step=14, normalize=normalize)
+        assert found.plan == lowest(rank(taylor(trained, SCORED), normalize=normalize), 4)
+
+
+def test_a_shortlist_decides_over_all_layers(trained: CNN) -> None:
+    with pytest.raises(ValueError, match="shortlist=2 decides over all layers: with per_layer=True, use shortlist=1"):
+        compress(trained, SPLITS, target=Target(filters=1), shortlist=2, per_layer=True)
+
+
+# Warnings
+
+
+def test_too_few_images_for_the_points_are_said(trained: CNN) -> None:
+    limit = Target(filters=1, points=1)
+    with pytest.warns(UserWarning, match=r"on 50 validation examples an accuracy has a standard error of \d\.\d\d"):
+        compress(trained, SPLITS, target=limit, **NONE)
+
+
+def test_too_few_batches_are_said(trained: CNN) -> None:
+    with pytest.warns(UserWarning, match="update=5 asks for more batches than splits.train has: each step gets 4"):
+        compress(trained, SPLITS, target=Target(filters=1), update=5, batch_size=32)
+
+
+def test_progress_is_told_in_every_unit(trained: CNN, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(loop.tqdm, "set_postfix_str", lambda bar, text, **_: told.append(text))
+    history = compress(trained, SPLITS, target=Target(filters=2), **NONE).history
+    lost = 100 * (history["accuracy_after"].iloc[0] - history["accuracy_after"])
+    columns = zip(history["parameters"], history["macs"], lost, strict=True)
+    assert told == [f"{n:,} parameters, {m:,} MACs, {points:.2f} points lost" for n, m, points in columns]

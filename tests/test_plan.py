@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from random_networks import PROPERTY
 
-from cnnprune_utils.plan import Plan, lowest, per_layer, rank
+from cnnprune_utils.plan import Plan, lowest, per_layer, rank, turns
 
 SCORES = {"b": torch.tensor([3.0, 4.0]), "a": torch.tensor([0.0, 1.0, 2.0, 2.0])}
 
@@ -76,7 +76,7 @@ def test_a_score_that_is_not_finite_is_refused_with_its_layer(bad: float) -> Non
 
 
 def test_rank_refuses_what_it_does_not_know() -> None:
-    with pytest.raises(ValueError, match="normalize='l1' is unknown; it can be 'l2' or None"):
+    with pytest.raises(ValueError, match="normalize='l1' is unknown; it can be 'l2', 'mean' or None"):
         rank(SCORES, normalize="l1")
     with pytest.raises(ValueError, match=r"no scores to rank: .* structure\.skipped_layers says why"):
         rank({})
@@ -155,7 +155,9 @@ def test_lowest_removes_exactly_as_many_as_asked_or_says_how_many_it_can(
     ranks = rank(scores)
     free = {name: max(0, len(s) - keep_at_least) for name, s in scores.items()}
     if n_filters > sum(free.values()):
-        with pytest.raises(ValueError, match=f"cannot remove {n_filters} of .* at most {sum(free.values())} can leave"):
+        with pytest.raises(
+            ValueError, match=f"cannot remove {n_filters} of .* at most {sum(free.values())} can be removed"
+        ):
             lowest(ranks, n_filters, keep_at_least=keep_at_least)
         return
     plan = lowest(ranks, n_filters, keep_at_least=keep_at_least)
@@ -181,7 +183,7 @@ def test_a_filter_that_the_floor_protects_stays_and_the_next_one_leaves() -> Non
 
 
 def test_asking_for_all_filters_names_what_was_asked_and_what_is_possible() -> None:
-    message = "cannot remove 6 of 6 filters: with keep_at_least=1 in each of 2 layers, at most 4 can leave"
+    message = "cannot remove 6 of 6 filters: with keep_at_least=1 in each of 2 layers, at most 4 can be removed"
     with pytest.raises(ValueError, match=message):
         lowest(rank(SCORES), 6)
     assert lowest(rank(SCORES), 6, keep_at_least=0).n_filters == 6
@@ -192,8 +194,8 @@ def test_removing_none_is_a_plan_that_removes_none() -> None:
     assert Plan({}).n_filters == 0
 
 
-@pytest.mark.parametrize("n_filters", [0.5, 2.0, True, "2", None])
-def test_a_share_of_the_filters_is_not_taken_for_a_number_of_them(n_filters: Any) -> None:
+@pytest.mark.parametrize("n_filters", [0.5, 2.0, True, "2"])
+def test_a_number_of_filters_is_whole(n_filters: Any) -> None:
     with pytest.raises(TypeError, match="n_filters must be a whole number of filters, not"):
         lowest(rank(SCORES), n_filters)
     with pytest.raises(TypeError, match="keep_at_least must be a whole number of filters, not"):
@@ -252,10 +254,10 @@ def test_no_further_step_would_fit(
     }
     at_most, least = sum(n[-1] for n in possible.values()), min((n[1] for n in possible.values() if n[1:]), default=0)
     if n_filters > at_most:
-        with pytest.raises(ValueError, match=f"cannot remove {n_filters} of .* at most {at_most} can leave"):
+        with pytest.raises(ValueError, match=f"cannot remove {n_filters} of .* at most {at_most} can be removed"):
             lowest(ranks, n_filters, keep_at_least=keep_at_least, multiple_of=multiple_of)
     elif 0 < n_filters < least:
-        with pytest.raises(ValueError, match=f"cannot remove {n_filters} of .* at least {least} leave a layer togeth"):
+        with pytest.raises(ValueError, match=f"cannot remove {n_filters} of .* at least {least} go from a layer"):
             lowest(ranks, n_filters, keep_at_least=keep_at_least, multiple_of=multiple_of)
     else:
         plan = lowest(ranks, n_filters, keep_at_least=keep_at_least, multiple_of=multiple_of)
@@ -309,9 +311,9 @@ def test_filters_leave_in_steps_of_a_multiple() -> None:
     assert lowest(ranks, 5, multiple_of=4) == Plan({"ten": (0, 1)})  # the next step has 4
     assert lowest(ranks, 6, multiple_of=4) == Plan({"ten": range(6)})
     assert lowest(ranks, 10, multiple_of=4) == Plan({"ten": range(6), "eight": range(4)})
-    with pytest.raises(ValueError, match="with keep_at_least=1 and multiple_of=4, at least 2 leave a layer together"):
+    with pytest.raises(ValueError, match="with keep_at_least=1 and multiple_of=4, at least 2 go from a layer together"):
         lowest(ranks, 1, multiple_of=4)
-    with pytest.raises(ValueError, match="multiple_of=4 in each of 3 layers, at most 10 can leave"):
+    with pytest.raises(ValueError, match="multiple_of=4 in each of 3 layers, at most 10 can be removed"):
         lowest(ranks, 11, multiple_of=4)
     assert lowest(ranks, 10, multiple_of=4, keep_at_least=4) == lowest(ranks, 10, multiple_of=4)
 
@@ -356,7 +358,7 @@ def test_names_to_exclude_are_checked() -> None:
         lowest(ranks, 1, exclude=["d", "a", "c"])
     assert lowest(ranks, 1, exclude="a") == lowest(ranks, 1, exclude=["a"]) == Plan({"b": (0,)})
     assert lowest(ranks, 2, exclude=lambda name: name == "b") == Plan({"a": (0, 1)})
-    with pytest.raises(ValueError, match="in each of 1 layers, at most 1 can leave"):
+    with pytest.raises(ValueError, match="in each of 1 layers, at most 1 can be removed"):
         lowest(ranks, 2, exclude={"a"})
 
 
@@ -505,3 +507,52 @@ def test_a_plan_cannot_be_changed() -> None:
 def test_text_that_is_no_plan_gets_an_error_that_shows_one(text: str) -> None:
     with pytest.raises(ValueError, match=r'^not a plan: .* A plan looks like \{"remove": \{"conv": \[0, 2\]\}\}\.'):
         Plan.from_json(text)
+
+
+# Shares
+
+
+def test_a_share_is_of_all_filters_rounded_down() -> None:
+    ranks = rank(SCORES)
+    assert [lowest(ranks, share=share).n_filters for share in (0, 0.3, 0.5, 0.67)] == [0, 1, 3, 4]
+    hundred = rank({"a": torch.arange(1.0, 101)})
+    assert lowest(hundred, share=0.29).n_filters == 29  # 0.29 * 100 is 28.999999999999996
+
+
+def test_a_share_of_each_layer() -> None:
+    ranks = rank({"a": torch.arange(1.0, 11), "b": torch.arange(4.0)})
+    assert per_layer(ranks, 0.5) == per_layer(ranks, {"a": 5, "b": 2})
+    assert per_layer(ranks, 0.0) == Plan({})
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
+def test_a_share_lies_between_0_and_1(share: float) -> None:
+    for call in (lambda: lowest(rank(SCORES), share=share), lambda: per_layer(rank(SCORES), share)):
+        with pytest.raises(ValueError, match="a share must lie between 0 and 1, not"):
+            call()
+
+
+def test_a_number_or_a_share_is_given() -> None:
+    for both in ({}, {"n_filters": 1, "share": 0.1}):
+        with pytest.raises(ValueError, match="give n_filters or share, one of them"):
+            lowest(rank(SCORES), **both)  # type: ignore[arg-type]
+
+
+def test_the_mean_does_not_depend_on_width() -> None:
+    """Two layers of alike filters: under l2 the wide one's score lower, under the mean they are equal."""
+    scores = {"narrow": torch.ones(4), "wide": torch.ones(64)}
+    l2, mean = (rank(scores, normalize=way).groupby("layer")["normalized"].first() for way in ("l2", "mean"))
+    assert l2.to_dict() == pytest.approx({"narrow": 1 / 2, "wide": 1 / 8})
+    assert mean.to_dict() == {"narrow": 1, "wide": 1}
+    assert rank({"a": torch.zeros(3)}, normalize="mean")["normalized"].tolist() == [0, 0, 0]
+    signed = rank({"a": torch.tensor([-1.0, 3.0])}, normalize="mean")["normalized"].tolist()
+    assert signed == [-0.5, 1.5]
+
+
+def test_turns_keep_shares_even() -> None:
+    """The layer that keeps the largest share is next, whatever the ranks say."""
+    ranks = rank({"a": torch.tensor([5.0, 6, 7, 8]), "b": torch.tensor([0.0, 1])}, normalize=None)
+    order = [filters[0] for filters in turns(ranks, widths={"a": 4, "b": 2})]
+    assert order == [("a", 0), ("b", 0), ("a", 1), ("a", 2)]
+    half_gone = rank({"a": torch.tensor([7.0, 8]), "b": torch.tensor([0.0, 1])}, normalize=None)
+    assert [filters[0] for filters in turns(half_gone, widths={"a": 8, "b": 2})] == [("b", 0), ("a", 0)]

@@ -61,7 +61,7 @@ def test_landings_are_among_all_plans_of_their_size() -> None:
 def test_a_beam_of_one_is_the_greedy_oracle(seed: int) -> None:
     model, images = cnn(seed), split()
     greedy = compress(
-        model, Splits(images, images, images), target=Target(filters=3), updates=0, shortlist=None, n_images=60
+        model, Splits(images, images, images), target=Target(filters=3), update=0, shortlist=None, n_images=60
     )
     assert next(islice(studies.beam(model, images, 1), 3, None)) == greedy.plan
 
@@ -89,7 +89,7 @@ def test_shortlists_compare_what_compress_keeps(monkeypatch: pytest.MonkeyPatch)
         (2, "1"): [1, 2],
         (2, "all"): [1, 2],
     }
-    greedy = compress(model, splits, target=Target(filters=2), updates=0, shortlist=None).history
+    greedy = compress(model, splits, target=Target(filters=2), update=0, shortlist=None).history
     found = table[(table["updates"] == 0) & (table["shortlist"] == "all")]
     assert found["accuracy"].tolist() == greedy["accuracy_after"][1:].tolist()
 

@@ -93,10 +93,10 @@ def test_removed_filters_are_closed_gates(net_and_plan: tuple[RandomNetwork, Pla
     if not net.prunable:
         return
     before = snapshot(net)
-    pruned = assert_same_as_masked(net, plan, net.split(3).images, 1e-5)
+    pruned = assert_same_as_masked(net, plan, net.split(3).inputs, 1e-5)
     assert_unchanged(net, before)
     assert_kept_as_before(net, pruned)
-    assert_same_as_masked(net.double(), plan, net.split(3).images, 1e-10)
+    assert_same_as_masked(net.double(), plan, net.split(3).inputs, 1e-10)
 
 
 def narrow(build: Callable[[], nn.Module]) -> nn.Module:

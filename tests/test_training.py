@@ -93,9 +93,9 @@ def test_accuracy_and_loss_weigh_every_image_alike_also_in_a_short_last_batch() 
 @pytest.mark.parametrize("batch_size", [1, 7, 36, 37, 1000])
 def test_the_batch_size_changes_nothing(small: Splits, batch_size: int) -> None:
     model, split = network().eval(), small.validation
-    outputs = model(split.images)
+    outputs = model(split.inputs)
     result = evaluate(model, split, batch_size=batch_size)
-    assert result.loss == pytest.approx(F.cross_entropy(outputs, split.labels).item(), rel=1e-5)
+    assert result.loss == pytest.approx(F.cross_entropy(outputs, split.targets).item(), rel=1e-5)
     assert torch.equal(predict(model, split, batch_size=batch_size), outputs.argmax(1))
 
 
@@ -124,7 +124,7 @@ def test_measuring_leaves_statistics_flags_and_gradients_alone(small: Splits) ->
 
 def test_measuring_between_a_forward_and_its_backward_pass(small: Splits) -> None:
     model = network().train()
-    loss = F.cross_entropy(model(small.train.images), small.train.labels)
+    loss = F.cross_entropy(model(small.train.inputs), small.train.targets)
     evaluate(model, small.validation)
     loss.backward()
     assert all(p.grad is not None for p in model.parameters())
@@ -168,7 +168,7 @@ def test_best_device_can_compute() -> None:
 def test_fit_learns_and_its_history_says_what_happened(small: Splits) -> None:
     model = network()
     before = evaluate(model, small.validation)
-    history = fit(model, small, epochs=8, batch_size=16)
+    history = fit(model, small, epochs=8, learning_rate=1e-2, batch_size=16)
     after = evaluate(model, small.validation)
     columns = ["epoch", "train_loss", "validation_loss", "validation_accuracy", "seconds"]
     assert list(history.columns) == columns
@@ -196,10 +196,12 @@ def test_a_teacher_counts_half_and_stays_as_it_is(small: Splits) -> None:
     teacher, model = network().train(), network()
     split, before = small.train.subset(8), state(teacher)
     expected = copy.deepcopy(model)
-    outputs, taught = expected(split.images), teacher.eval()(split.images).softmax(1).detach()
+    outputs, taught = expected(split.inputs), teacher.eval()(split.inputs).softmax(1).detach()
     teacher.train()
-    cost = 0.5 * F.cross_entropy(outputs, split.labels) - 0.5 * (taught * outputs.log_softmax(1)).sum(1).mean()
-    log = fit(model, Splits(split, small.validation, small.test), epochs=1, batch_size=8, teacher=teacher)
+    cost = 0.5 * F.cross_entropy(outputs, split.targets) - 0.5 * (taught * outputs.log_softmax(1)).sum(1).mean()
+    log = fit(
+        model, Splits(split, small.validation, small.test), epochs=1, learning_rate=1e-2, batch_size=8, teacher=teacher
+    )
     assert log["train_loss"].iloc[-1] == pytest.approx(cost.item(), rel=1e-5)
     assert teacher.training
     assert all(parameter.grad is None for parameter in teacher.parameters())
@@ -208,15 +210,15 @@ def test_a_teacher_counts_half_and_stays_as_it_is(small: Splits) -> None:
 
 def test_with_a_teacher_whose_answers_are_the_labels_it_is_the_same_training(small: Splits) -> None:
     class Knows(nn.Module):
-        n_classes = network()(small.train.images[:1]).shape[1]
+        n_classes = network()(small.train.inputs[:1]).shape[1]
 
         def forward(self, images: Tensor) -> Tensor:
-            same = (images[:, None] == small.train.images[None]).flatten(2).all(2)
-            return 1000.0 * F.one_hot(small.train.labels[same.int().argmax(1)], self.n_classes)
+            same = (images[:, None] == small.train.inputs[None]).flatten(2).all(2)
+            return 1000.0 * F.one_hot(small.train.targets[same.int().argmax(1)], self.n_classes)
 
     model, taught = network(), network()
-    fit(model, small, epochs=1, batch_size=16)
-    fit(taught, small, epochs=1, batch_size=16, teacher=Knows())
+    fit(model, small, epochs=1, learning_rate=1e-2, batch_size=16)
+    fit(taught, small, epochs=1, learning_rate=1e-2, batch_size=16, teacher=Knows())
     for ours, theirs in zip(model.parameters(), taught.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
 
@@ -244,15 +246,15 @@ def test_the_learning_rate_rises_to_its_highest_and_falls_to_nearly_nothing(
 
 def test_fit_never_reads_the_test_images(small: Splits) -> None:
     with pytest.raises(AssertionError, match="were read"):
-        small.test.images  # noqa: B018 - the alarm works
-    fit(network(), small, epochs=1)
+        small.test.inputs  # noqa: B018 - the alarm works
+    fit(network(), small, epochs=1, learning_rate=1e-2)
 
 
 def test_validation_images_are_not_trained_on(small: Splits) -> None:
     weights = []
     for validation in (small.validation, squares(5, seed=9)):
         model = network()
-        fit(model, Splits(small.train, validation, small.test), epochs=2)
+        fit(model, Splits(small.train, validation, small.test), epochs=2, learning_rate=1e-2)
         weights.append(state(model))
     assert same(*weights)
 
@@ -261,7 +263,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(small: Spl
     def fitted(seed: int) -> dict[str, Tensor]:
         model = network()
         torch.manual_seed(seed + 100)  # not this generator draws the order
-        fit(model, small, epochs=2, batch_size=16, seed=seed)
+        fit(model, small, epochs=2, learning_rate=1e-2, batch_size=16, seed=seed)
         return state(model)
 
     first = fitted(0)
@@ -272,7 +274,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(small: Spl
 def test_fit_does_not_move_the_global_generator(small: Splits) -> None:
     model = network()
     before = torch.get_rng_state()
-    fit(model, small, epochs=1)
+    fit(model, small, epochs=1, learning_rate=1e-2)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -280,7 +282,7 @@ def test_frozen_parameters_stay_bit_for_bit_and_frozen(small: Splits) -> None:
     model = network()
     model[0].requires_grad_(False)
     before = state(model)
-    fit(model, small, epochs=1)
+    fit(model, small, epochs=1, learning_rate=1e-2)
     after = state(model)
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert not changed & {"0.weight", "0.bias"}
@@ -290,11 +292,11 @@ def test_frozen_parameters_stay_bit_for_bit_and_frozen(small: Splits) -> None:
 
 def test_a_second_fit_trains_the_layer_that_replaced_another_and_not_the_old_one(small: Splits) -> None:
     model = network()
-    fit(model, small, epochs=1)
+    fit(model, small, epochs=1, learning_rate=1e-2)
     old, new = model[4], nn.Linear(3 * 64, 4)
     old_before, new_before = state(old), state(new)
     model[4] = new
-    fit(model, small, epochs=1)
+    fit(model, small, epochs=1, learning_rate=1e-2)
     assert same(state(old), old_before)
     assert not torch.equal(new.weight, new_before["weight"])
 
@@ -302,10 +304,10 @@ def test_a_second_fit_trains_the_layer_that_replaced_another_and_not_the_old_one
 def test_two_fits_are_alike_since_no_optimizer_outlives_one(small: Splits) -> None:
     model = network()
     start = state(model)
-    fit(model, small, epochs=2)
+    fit(model, small, epochs=2, learning_rate=1e-2)
     first = state(model)
     model.load_state_dict(start)
-    fit(model, small, epochs=2)
+    fit(model, small, epochs=2, learning_rate=1e-2)
     assert same(state(model), first)
 
 
@@ -314,7 +316,7 @@ def test_fit_trains_in_train_mode_and_restores_the_flags(small: Splits) -> None:
     model[2].train()
     seen: list[tuple[int, bool]] = []
     model[1].register_forward_hook(lambda module, inputs, _: seen.append((len(inputs[0]), module.training)))
-    fit(model, small, epochs=2, batch_size=90)
+    fit(model, small, epochs=2, learning_rate=1e-2, batch_size=90)
     assert [training for n, training in seen if n == 90] == [True, True]
     assert not any(training for n, training in seen if n == 37)
     assert [m.training for m in model] == [False, False, True, False, False]
@@ -325,8 +327,8 @@ def test_gradients_from_before_are_not_applied_and_none_are_left(small: Splits) 
     clean, stale = network(), network()
     for parameter in stale.parameters():
         parameter.grad = torch.full_like(parameter, 1e3)
-    fit(clean, small, epochs=1)
-    fit(stale, small, epochs=1)
+    fit(clean, small, epochs=1, learning_rate=1e-2)
+    fit(stale, small, epochs=1, learning_rate=1e-2)
     assert same(state(clean), state(stale))
     assert all(p.grad is None for p in stale.parameters())
 
@@ -343,7 +345,7 @@ def test_on_a_cpu_batches_come_with_channels_last(small: Splits) -> None:
             strides.add(inputs[0].stride(1))
 
     model[2].register_forward_pre_hook(look)
-    fit(model, small, epochs=1)
+    fit(model, small, epochs=1, learning_rate=1e-2)
     assert strides == {1}
 
 
@@ -352,7 +354,7 @@ def test_a_network_that_needs_the_usual_order_trains_as_well(small: Splits) -> N
     usual = ReadsTheUsualOrder()
     torch.manual_seed(0)
     other = nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(3 * 64, 4))
-    histories = [fit(model, small, epochs=3).drop(columns="seconds") for model in (usual, other)]
+    histories = [fit(model, small, epochs=3, learning_rate=1e-2).drop(columns="seconds") for model in (usual, other)]
     assert np.allclose(*histories, rtol=1e-4, equal_nan=True)
 
 
@@ -372,15 +374,15 @@ def test_numbers_out_of_range_are_refused_by_name(small: Splits, wrong: dict[str
     model = network()
     before = state(model)
     with pytest.raises(ValueError, match=message):
-        fit(model, small, **{"epochs": 1} | wrong)
+        fit(model, small, **{"epochs": 1, "learning_rate": 0.01} | wrong)
     assert same(state(model), before)
 
 
 def test_a_model_with_nothing_to_train_is_refused(small: Splits) -> None:
     with pytest.raises(ValueError, match="no parameter to train"):
-        fit(network().requires_grad_(False), small, epochs=1)
+        fit(network().requires_grad_(False), small, epochs=1, learning_rate=1e-2)
     with pytest.raises(ValueError, match="no parameter to train"):
-        fit(nn.Flatten(), small, epochs=1)
+        fit(nn.Flatten(), small, epochs=1, learning_rate=1e-2)
 
 
 def test_a_loss_that_is_not_finite_names_the_epoch_and_puts_the_model_back(small: Splits) -> None:
@@ -403,6 +405,6 @@ def test_an_error_in_the_network_leaves_no_gradients_and_the_flags_as_they_were(
     start = model[0].weight.abs().sum().item()
     model.register_forward_hook(fails_when_training)
     with pytest.raises(KeyError, match="mine"):
-        fit(model, small, epochs=1, batch_size=30)
+        fit(model, small, epochs=1, learning_rate=1e-2, batch_size=30)
     assert not any(m.training for m in model.modules())
     assert all(p.grad is None for p in model.parameters())

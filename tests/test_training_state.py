@@ -48,7 +48,13 @@ def kill_after(epoch: int) -> Any:
 
 def trained(state_file: Path | None = None, **changes: Any) -> tuple[nn.Module, pd.DataFrame]:
     model = network()
-    call: dict[str, Any] = {"epochs": EPOCHS, "batch_size": 16, "seed": 3, "state_file": state_file}
+    call: dict[str, Any] = {
+        "epochs": EPOCHS,
+        "learning_rate": 0.01,
+        "batch_size": 16,
+        "seed": 3,
+        "state_file": state_file,
+    }
     history = fit(model, SPLITS, **call | changes)
     return model, history.drop(columns="seconds")
 
@@ -91,7 +97,7 @@ def test_an_epoch_that_was_not_finished_is_begun_again(tmp_path: Path) -> None:
 
     model.register_forward_hook(kill_in_the_third_epoch)
     with pytest.raises(Killed):
-        fit(model, SPLITS, epochs=EPOCHS, batch_size=16, seed=3, state_file=state)
+        fit(model, SPLITS, epochs=EPOCHS, learning_rate=1e-2, batch_size=16, seed=3, state_file=state)
     assert_same(trained(state), trained())
 
 
@@ -107,7 +113,7 @@ def test_a_training_that_is_finished_is_not_done_again(tmp_path: Path) -> None:
     first, times = trained(tmp_path / "state"), []
     model = network()
     model.register_forward_hook(lambda *_: times.append(model.training))
-    fit(model, SPLITS, epochs=EPOCHS, batch_size=16, seed=3, state_file=tmp_path / "state")
+    fit(model, SPLITS, epochs=EPOCHS, learning_rate=1e-2, batch_size=16, seed=3, state_file=tmp_path / "state")
     assert True not in times
     assert torch.equal(model[0].weight, first[0].get_parameter("0.weight"))
 
@@ -133,10 +139,10 @@ def test_another_network_and_other_images_are_refused(tmp_path: Path) -> None:
     trained(tmp_path / "state")
     other = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
     with pytest.raises(ValueError, match=r"model was .*, is "):
-        fit(other, SPLITS, epochs=EPOCHS, batch_size=16, seed=3, state_file=tmp_path / "state")
+        fit(other, SPLITS, epochs=EPOCHS, learning_rate=1e-2, batch_size=16, seed=3, state_file=tmp_path / "state")
     others = Splits(noise(50, 5), SPLITS.validation, SPLITS.test)
-    with pytest.raises(ValueError, match=r"images was .*, is "):
-        fit(network(), others, epochs=EPOCHS, batch_size=16, seed=3, state_file=tmp_path / "state")
+    with pytest.raises(ValueError, match=r"train was .*, is "):
+        fit(network(), others, epochs=EPOCHS, learning_rate=1e-2, batch_size=16, seed=3, state_file=tmp_path / "state")
 
 
 @pytest.mark.parametrize("content", [b"", b"something else", b"PK\x03\x04 half an archive"])
@@ -145,7 +151,7 @@ def test_a_damaged_state_is_refused_and_the_model_stays_as_it_came(content: byte
     state.write_bytes(content)
     before = fingerprint(model.state_dict().values())
     with pytest.raises(ValueError, match=r"state is damaged, or not the state of a training .* Delete state"):
-        fit(model, SPLITS, epochs=EPOCHS, state_file=state)
+        fit(model, SPLITS, epochs=EPOCHS, learning_rate=1e-2, state_file=state)
     assert fingerprint(model.state_dict().values()) == before
     assert state.read_bytes() == content
 

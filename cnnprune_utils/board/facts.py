@@ -167,13 +167,13 @@ def _costs(model: nn.Module, split: Split, layers: Mapping[str, int]) -> dict[tu
     for kept in product(*(range(1, n + 1) for n in layers.values())):
         plan = Plan({name: tuple(range(k, n)) for (name, n), k in zip(layers.items(), kept, strict=True)})
         small = prune(model, plan) if plan.remove else model
-        costs[kept] = parameters(small), macs(small, split.images)
+        costs[kept] = parameters(small), macs(small, split.inputs)
     return costs
 
 
 def identity(model: nn.Module, split: Split) -> str:
     """Return the fingerprint of a network's layers and weights and of a split's images and labels."""
-    return fingerprint([repr(model), *chain.from_iterable(model.state_dict().items()), split.images, split.labels])
+    return fingerprint([repr(model), *chain.from_iterable(model.state_dict().items()), split.inputs, split.targets])
 
 
 def facts_of(model: nn.Module, split: Split) -> Facts:

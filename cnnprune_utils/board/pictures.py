@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..batches import Split
+from ..batches import Batches, Split
 from ..exhaustive import end_of, reading, terms
 from ..gates import gated
 
@@ -27,7 +27,7 @@ class Pictures:
     """
 
     def __init__(self, model: nn.Module, split: Split) -> None:
-        self._network = gated(model, split.images[:2])
+        self._network = gated(model, split.inputs[:2])
         last, self._linear = end_of(self._network)
         self._last, self._split = last.name, split
         self._structure = self._network.structure
@@ -59,7 +59,7 @@ class Pictures:
             for name, values in {**open_, self._last: torch.ones_like(end)}.items():
                 self._network.gates[name].values = values
             with reading(self._network, self._linear) as read:
-                features = torch.cat([read(images) for images, _ in self._split.batches(250)])
+                features = torch.cat([read(batch) for batch in Batches(self._split, 250)])
             self._kept[front] = terms(features, self._linear, len(end))
         sums = self._kept[front]
         kept = torch.cat([end.new_ones(1), end])
@@ -76,7 +76,7 @@ class Pictures:
         for name, values in self._open(closed).items():
             self._network.gates[name].values = values
         self._network.on_read = self._note_maps
-        self._network(self._split.images[picture : picture + 1])
+        self._network(self._split.inputs[picture : picture + 1])
         self._network.on_read = None
         maps = []
         for name in self._layers:
@@ -90,10 +90,10 @@ class Pictures:
 
     def image(self, picture: int) -> NDArray[np.uint8]:
         """Return one picture as grey bytes, (height, width)."""
-        return grey(self._split.images[picture].mean(0).float().cpu().numpy(), 1.0)
+        return grey(self._split.inputs[picture].mean(0).float().cpu().numpy(), 1.0)
 
     def label(self, picture: int) -> int:
-        return int(self._split.labels[picture])
+        return int(self._split.targets[picture])
 
     def _open(self, closed: int) -> dict[str, Tensor]:
         like = self._linear.weight

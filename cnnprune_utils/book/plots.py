@@ -47,7 +47,7 @@ def class_grid(split: Split, *, title: str, per_class: int = 8) -> Figure:
     """Draw the first ``per_class`` images of each class, one row per class."""
     figure, grid = plt.subplots(10, per_class, figsize=(WIDTH, WIDTH * 10 / (per_class + 3)), squeeze=False)
     for label, (row, name) in enumerate(zip(grid, CLASS_NAMES, strict=True)):
-        for axes, image in zip(row, split.images[split.labels == label], strict=False):
+        for axes, image in zip(row, split.inputs[split.targets == label], strict=False):
             _picture(axes, image[0])
         row[0].set_ylabel(name, rotation=0, ha="right", va="center")
     figure.suptitle(title)

@@ -134,7 +134,7 @@ def _predict(options: Namespace) -> int:
         test = load_fashion_mnist(options.get("root")).test
         if wrong := [n for n in numbers if not 0 <= n < len(test)]:
             return _say(f"error: --index {wrong}: the test images are numbered from 0 to {len(test) - 1}", USAGE)
-        of_test = predict_images(model, test.images[numbers], [f"test image {n}" for n in numbers])
+        of_test = predict_images(model, test.inputs[numbers], [f"test image {n}" for n in numbers])
     results = chain(predict_files(model, paths, invert=options.get("invert")), of_test)
     found = []
     for result in results:

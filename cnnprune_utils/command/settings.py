@@ -46,7 +46,7 @@ class Settings:
         if isinstance(remove, int) and remove > sum(free.values()):
             raise ValueError(
                 f"pruning.remove={remove}: at most {sum(free.values())} of the {sum(self.network.widths)} filters can "
-                f"leave, with pruning.keep_at_least={floor} in each of {len(free)} layers"
+                f"be removed, with pruning.keep_at_least={floor} in each of {len(free)} layers"
             )
         for name, count in (remove if isinstance(remove, dict) else {}).items():
             if name not in free:

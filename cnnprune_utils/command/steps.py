@@ -35,7 +35,7 @@ def train(run: Run) -> None:
 
     def work() -> None:
         seed_everything(run.settings.seed)
-        model = CNN(run.settings.network.widths).to(run.splits.train.images.device)
+        model = CNN(run.settings.network.widths).to(run.splits.train.inputs.device)
         history = _fit(run, "train", model, run.settings.training)
         save_model(model, run.folder.file("baseline.safetensors"))
         run.write_table("train", history)
@@ -53,7 +53,7 @@ def score(run: Run) -> None:
         if settings.images is not None:
             split = split.subset(settings.images, run.settings.seed)
         scores = _criterion(run.settings)(model, split)
-        shares = macs_per_filter(model, split.images) if settings.macs_penalty else None
+        shares = macs_per_filter(model, split.inputs) if settings.macs_penalty else None
         run.write_table("ranks", rank(scores, macs_penalty=settings.macs_penalty, macs=shares))
 
     do(run, "score", work)
@@ -153,7 +153,7 @@ def _loop(run: Run, model: nn.Module) -> tuple[nn.Module, Plan]:
             target=target,
             criterion=_criterion(run.settings),
             step=loop.step,
-            updates=loop.updates,
+            update=loop.updates,
             learning_rate=loop.learning_rate,
             batch_size=loop.batch_size,
             shortlist=loop.shortlist,

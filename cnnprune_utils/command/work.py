@@ -59,7 +59,7 @@ class Run:
                 f"{file} holds another network: {getattr(model, 'widths', type(model).__name__)}, and this run's has "
                 f"{tuple(widths)} filters. Put the run's own file back, or delete it and repeat the command"
             )
-        return model.to(self.splits.train.images.device)
+        return model.to(self.splits.train.inputs.device)
 
     def plan(self) -> Plan:
         return Plan.from_json(self.folder.file("plan.json").read_text())
@@ -87,7 +87,7 @@ def do(run: Run, step: str, work: Callable[[], None]) -> None:
             run.observer.table(name, table(run.folder, name))
     if step in _MODELS:
         name = _MODELS[step]
-        model, images = run.model(name).cpu(), run.splits.validation.images[:4].cpu()
+        model, images = run.model(name).cpu(), run.splits.validation.inputs[:4].cpu()
         run.observer.model(name, run.folder.file(f"{name}.safetensors"), model, images)
     for file in run.folder.files(step):
         run.observer.file(file)
