@@ -108,8 +108,8 @@ Data: TypeAlias = Split | Iterable[Any]
 
 A batch is ``(inputs, targets)``, or a dict whose ``"labels"`` (or ``"targets"``) are the targets and whose other
 entries are keyword arguments of forward. Inputs are a tensor, a tuple of positional arguments, or a dict of keyword
-arguments.
-Batches are moved to the model's device one by one.
+arguments. Batches are moved to the model's device one by one. A ``DataLoader`` draws from PyTorch's global random
+numbers each time that it is iterated, as in a loop of your own.
 """
 
 
