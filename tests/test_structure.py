@@ -345,7 +345,7 @@ def test_every_way_from_maps_to_features(call: Callable[[Tensor], Tensor], block
 )
 def test_a_fixed_size_is_named_with_its_line(call: Callable[[Tensor], Tensor]) -> None:
     reason = why(before_linear(lambda self, x: call(x), features=4 * 36))
-    assert "forward fails without one of its filters, at test_structure.py, line " in reason
+    assert "forward fails without these filters, at test_structure.py, line " in reason
     assert "write x.flatten(1)" in reason
 
 
@@ -364,7 +364,7 @@ def test_what_is_not_closed_gates_is_skipped(scale: Callable[[int], Any]) -> Non
     model = Net(lambda self, x: self.reader((y := self.conv(self.first(x))) * scale(y.shape[1])),
                 first=nn.Conv2d(1, 3, 1), conv=nn.Conv2d(3, 4, 3), reader=nn.Conv2d(4, 2, 1))  # fmt: skip
     reason = why(randomize(model))
-    assert "computes something else than with its gate closed" in reason
+    assert "computes something else than with their gates closed" in reason
     assert "depends on the number of channels" in reason
     assert names(model) == ["first"]
 
