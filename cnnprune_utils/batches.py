@@ -179,16 +179,11 @@ class Batch:
 
     def first(self, n: int) -> Batch:
         """Return the batch of the first ``n`` examples: of each tensor that has a row for each example."""
-        whole = len(self)
-        return self._mapped(lambda x: x[:n] if isinstance(x, Tensor) and x.ndim and len(x) == whole else x)
+        return self._rows(0, n)
 
     def one_by_one(self) -> Iterator[Batch]:
         """Yield batches of one example each."""
-        whole = len(self)
-        for i in range(whole):
-            yield self._mapped(
-                lambda x, i=i: x[i : i + 1] if isinstance(x, Tensor) and x.ndim and len(x) == whole else x  # type: ignore[misc]
-            )
+        return (self._rows(i, i + 1) for i in range(len(self)))
 
     def laid_out(self, layout: torch.memory_format) -> Batch:
         """Return the batch with its pictures copied into this order of memory."""
@@ -217,6 +212,10 @@ class Batch:
 
     def _tensors(self) -> Iterator[Tensor]:
         return (x for x in tree_leaves((self.inputs.args, dict(self.inputs.kwargs))) if isinstance(x, Tensor))
+
+    def _rows(self, start: int, end: int) -> Batch:
+        whole = len(self)
+        return self._mapped(lambda x: x[start:end] if isinstance(x, Tensor) and x.ndim and len(x) == whole else x)
 
     def _mapped(self, change: Callable[[Any], Any]) -> Batch:
         args, kwargs, targets = tree_map(change, (self.inputs.args, dict(self.inputs.kwargs), self.targets))
@@ -317,10 +316,13 @@ def sample(data: Data, n: int, seed: int) -> Data:
 
 
 class First:
-    """The first ``n`` batches of data, each time; ``len`` is how many there are."""
+    """The first ``n`` batches of data, each time; ``len`` is how many there are, where the data know it."""
 
     def __init__(self, data: Iterable[Any], n: int) -> None:
         self.data, self.n = data, n
+
+    def __len__(self) -> int:
+        return min(self.n, len(self.data))  # type: ignore[arg-type]  # TypeError, as of the data themselves
 
     def __iter__(self) -> Iterator[Any]:
         return islice(iter(self.data), self.n)

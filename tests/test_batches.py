@@ -265,15 +265,23 @@ def test_a_sample_is_held_in_memory(ten) -> None:
         assert [len(batch) for batch in held] == expected == lengths(held)
 
 
+class Unknown:
+    """Batches that do not know how many they are."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(LOADER)
+
+
 def test_the_first_batches() -> None:
     assert [lengths(First(LOADER, n)) for n in (1, 2, 9)] == [[4], [4, 4], [4, 4, 2]]
+    assert [len(First(LOADER, n)) for n in (1, 2, 9)] == [1, 2, 3]
+    stream = First(Unknown(), 2)
+    with pytest.raises(TypeError, match=r"has no len\(\)"):
+        len(stream)
+    assert count(stream, 4) == 2
 
 
 def test_batches_are_counted_where_nobody_knows(ten) -> None:
-    class Unknown:
-        def __iter__(self) -> Iterator[Any]:
-            return iter(LOADER)
-
     assert [count(data, 4) for data in (ten, LOADER, list(LOADER), Unknown())] == [3, 3, 3, 3]
 
 

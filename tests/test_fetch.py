@@ -381,17 +381,18 @@ def no_debian(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path / "no programs"))
 
 
+@pytest.fixture
+def mirror(small: None, no_debian: None, server: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The only mirror that torchvision knows; there is no other source."""
+    address = f"http://127.0.0.1:{server.server_port}/some/folder/"
+    monkeypatch.setattr(torchvision.datasets.FashionMNIST, "mirrors", [address])
+    return address
+
+
 def test_torchvisions_mirrors_are_used(
-    small: None,
-    no_debian: None,
-    raw: Path,
-    tmp_path: Path,
-    server: ThreadingHTTPServer,
-    silent: str,
-    monkeypatch: pytest.MonkeyPatch,
+    mirror: str, raw: Path, tmp_path: Path, server: ThreadingHTTPServer, silent: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fetch, "SILENCE", 0.3)
-    mirror = f"http://127.0.0.1:{server.server_port}/some/folder/"
     monkeypatch.setattr(torchvision.datasets.FashionMNIST, "mirrors", [f"{mirror}gone/", silent, mirror])
     origin = fetch.fetch(tmp_path / "root").origin
     assert set(origin.values()) == {f"the mirror {mirror}"}
@@ -400,21 +401,14 @@ def test_torchvisions_mirrors_are_used(
 
 
 def test_a_damaged_download_is_repeated(
-    small: None,
-    no_debian: None,
-    raw: Path,
-    tmp_path: Path,
-    server: ThreadingHTTPServer,
-    monkeypatch: pytest.MonkeyPatch,
+    mirror: str, raw: Path, tmp_path: Path, server: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fetch, "RETRIES", 1)
-    mirror = f"http://127.0.0.1:{server.server_port}/"
-    monkeypatch.setattr(torchvision.datasets.FashionMNIST, "mirrors", [mirror])
     first, *rest = CONTENTS
     server.damaged[first] = b"<html>sign in first</html>"
     fetch.fetch(tmp_path / "root")
     assert contents(raw) == CONTENTS
-    assert server.asked == [f"/{name}.gz" for name in (first, first, *rest)]
+    assert server.asked == [f"/some/folder/{name}.gz" for name in (first, first, *rest)]
 
 
 def test_a_dead_network_fails_within_seconds(
@@ -430,17 +424,10 @@ def test_a_dead_network_fails_within_seconds(
 
 
 def test_a_silent_mirror_is_given_up(
-    small: None,
-    no_debian: None,
-    raw: Path,
-    tmp_path: Path,
-    server: ThreadingHTTPServer,
-    monkeypatch: pytest.MonkeyPatch,
+    mirror: str, raw: Path, tmp_path: Path, server: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.resume.clear()
     monkeypatch.setattr(fetch, "SILENCE", 0.5)
-    mirror = f"http://127.0.0.1:{server.server_port}/"
-    monkeypatch.setattr(torchvision.datasets.FashionMNIST, "mirrors", [mirror])
     started = time.monotonic()
     with pytest.raises(FetchError, match=f"the mirror {mirror}: .*[Tt]imed out"):
         fetch.fetch(tmp_path / "root")

@@ -14,6 +14,7 @@ from random_networks import (  # noqa: F401
     Net,
     RandomNetwork,
     assert_unchanged,
+    narrow,
     networks,
     networks_with_plans,
     one_thread,
@@ -148,7 +149,6 @@ UNCALLED = "the network does not call it in eval mode"
         *(
             pytest.param(*row, marks=pytest.mark.slow)
             for row in [
-                ("vgg16_bn", 13, 13, set()),
                 ("resnet50", 37, 53, set()),
                 ("densenet121", 120, 120, set()),
                 ("efficientnet_b0", 40, 65, {DEPTHWISE}),
@@ -159,7 +159,7 @@ UNCALLED = "the network does not call it in eval mode"
 )
 def test_networks_of_torchvision(name: str, layers: int, convolutions: int, skipped: set[str]) -> None:
     """How many layers and convolutions can lose filters, and why the others cannot."""
-    model = getattr(torchvision.models, name)(**{"init_weights": False} if name == "googlenet" else {})
+    model = narrow(name)
     found = analyse(model, torch.zeros(2, 3, 64, 64))
     everything = {name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)}
     producers = [producer for layer in found.layers.values() for producer in layer.producers]

@@ -1,7 +1,6 @@
 """Surgery: what is left computes what the network computed with the gates of the others closed."""
 
 import copy
-import functools
 import io
 import pickle
 import random
@@ -21,6 +20,7 @@ from random_networks import (  # noqa: F401
     RandomNetwork,
     assert_unchanged,
     difference,
+    narrow,
     networks_with_plans,
     one_thread,
     randomize,
@@ -99,34 +99,21 @@ def test_removed_filters_are_closed_gates(net_and_plan: tuple[RandomNetwork, Pla
     assert_same_as_masked(net.double(), plan, net.split(3).inputs, 1e-10)
 
 
-def narrow(build: Callable[[], nn.Module]) -> nn.Module:
-    """torchvision's network; alexnet and vgg with 64 hidden units for 4096, which hold 9 in 10 of their parameters."""
-    with torch.device("meta"):
-        model = build()
-        if isinstance(getattr(model, "classifier", None), nn.Sequential):
-            for i, module in enumerate(model.classifier):
-                if isinstance(module, nn.Linear):
-                    wide = module.in_features == 4096
-                    model.classifier[i] = nn.Linear(64 if wide else module.in_features, min(module.out_features, 64))
-    return randomize(model.to_empty(device="cpu"))
-
-
 @pytest.mark.parametrize(
     "name",
     ["alexnet", "vgg11_bn", "resnet18", "mobilenet_v2"]
     + [
         pytest.param(name, marks=pytest.mark.slow)
-        for name in ("vgg11", "vgg16_bn", "resnet50", "squeezenet1_1", "densenet121", "efficientnet_b0", "googlenet")
+        for name in ("resnet50", "squeezenet1_1", "densenet121", "efficientnet_b0", "googlenet")
     ],
 )
 def test_networks_of_torchvision(name: str) -> None:
     """Residual adds, squeeze and excitation, depthwise convolutions, cats."""
-    build = getattr(torchvision.models, name)
-    model = narrow(functools.partial(build, init_weights=False) if name == "googlenet" else build).eval()
-    plan = every_other_filter(model)
-    pruned = assert_same_as_masked(model, plan, images(2, (3, 64, 64)), 1e-5)
+    model = narrow(name).eval().double()
+    x = images(2, (3, 64, 64)).double()
+    with known(model, analyse(model, x)):
+        pruned = assert_same_as_masked(model, every_other_filter(model), x, 1e-10)
     assert sum(p.numel() for p in pruned.parameters()) < sum(p.numel() for p in model.parameters())
-    assert_same_as_masked(model.double(), plan, images(2, (3, 64, 64)).double(), 1e-10)
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -173,10 +160,10 @@ def test_adaptive_pooling_says_how_many_columns(size: Any) -> None:
     ("build", "shape"),
     [
         (cnn, (1, 5, 7)),
-        (lambda: narrow(torchvision.models.alexnet), (3, 64, 64)),
-        (lambda: narrow(torchvision.models.vgg11_bn), (3, 64, 64)),
-        (lambda: narrow(torchvision.models.resnet18), (3, 64, 64)),
-        (lambda: narrow(torchvision.models.mobilenet_v2), (3, 64, 64)),
+        (lambda: narrow("alexnet"), (3, 64, 64)),
+        (lambda: narrow("vgg11_bn"), (3, 64, 64)),
+        (lambda: narrow("resnet18"), (3, 64, 64)),
+        (lambda: narrow("mobilenet_v2"), (3, 64, 64)),
     ],
     ids=["cnn", "alexnet", "vgg11_bn", "resnet18", "mobilenet_v2"],
 )
@@ -372,7 +359,7 @@ def test_modules_know_their_new_sizes() -> None:
 
 
 def test_channels_last_stays_channels_last() -> None:
-    model = randomize(narrow(torchvision.models.mobilenet_v2)).eval().to(memory_format=torch.channels_last)
+    model = randomize(narrow("mobilenet_v2")).eval().to(memory_format=torch.channels_last)
     x = images(2, (3, 64, 64)).to(memory_format=torch.channels_last)
     pruned = assert_same_as_masked(model, every_other_filter(model), x, 1e-5)
     assert all(p.is_contiguous(memory_format=torch.channels_last) for p in pruned.parameters() if p.ndim == 4)
@@ -391,7 +378,7 @@ def test_surgery_on_the_gpu() -> None:
 # life after surgery
 
 
-@pytest.mark.parametrize("build", [cnn, lambda: narrow(torchvision.models.resnet18)], ids=["cnn", "resnet18"])
+@pytest.mark.parametrize("build", [cnn, lambda: narrow("resnet18")], ids=["cnn", "resnet18"])
 def test_a_pruned_network_trains_and_is_pruned(build: Callable[[], nn.Module]) -> None:
     """With an optimizer of its own, every parameter it has moves."""
     model = build().requires_grad_(True).train()
@@ -417,9 +404,7 @@ def test_a_depthwise_convolution_of_one_channel() -> None:
     assert_same_as_masked(once, Plan({"3": (1, 2)}), images(), 1e-6)
 
 
-@pytest.mark.parametrize(
-    "build", [cnn, lambda: narrow(torchvision.models.mobilenet_v2).eval()], ids=["cnn", "mobilenet"]
-)
+@pytest.mark.parametrize("build", [cnn, lambda: narrow("mobilenet_v2").eval()], ids=["cnn", "mobilenet"])
 def test_a_pruned_network_is_copied_and_saved(build: Callable[[], nn.Module]) -> None:
     model = build()
     x = images() if isinstance(model, CNN) else images(2, (3, 64, 64))
