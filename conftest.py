@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import os
 import re
+from collections import defaultdict
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
 import matplotlib
 import pytest
-from nbval.plugin import IPyNbCell
+from nbformat.v4 import new_code_cell
+from nbval.plugin import IPyNbCell, IPyNbFile
 
 ROOT = Path(__file__).resolve().parent
 APPENDIX = ROOT / "notebooks" / "appendix_mlflow.ipynb"
@@ -58,8 +60,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.path == APPENDIX:
                 item.add_marker(pytest.mark.skip(reason="MLflow is not installed"))
+    last = {item.parent: n for n, item in enumerate(items) if isinstance(item, IPyNbCell)}
+    for notebook, n in reversed(last.items()):
+        items[n + 1 : n + 1] = claims_of(notebook)
     places = {ROOT / folder / name: n for n, name in enumerate(LONGEST) for folder in ("tests", "notebooks")}
     items.sort(key=lambda item: places.get(item.path, len(LONGEST)))  # in a file, the order stays
+
+
+def claims_of(notebook: IPyNbFile) -> list[IPyNbCell]:
+    """What the text of a notebook claims: tests/claims/<its name>.py runs behind its last cell, in the same kernel."""
+    path = ROOT / "tests" / "claims" / f"{notebook.path.stem}.py"
+    if notebook.path.parent != ROOT / "notebooks" or not path.is_file():
+        return []
+    cell = new_code_cell(path.read_text(encoding="utf-8"))
+    number = sum(cell.cell_type == "code" for cell in notebook.nb.cells)
+    return [IPyNbCell.from_parent(notebook, name="claims", cell_num=number, cell=cell, options=defaultdict(bool))]
 
 
 def peak_mb(pid: int) -> float:
