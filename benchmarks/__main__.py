@@ -20,7 +20,7 @@ from cnnprune_utils.book.fetch import fetch
 from cnnprune_utils.book.shipped import checkpoint
 from cnnprune_utils.exhaustive import all_subnetworks
 
-from . import end_to_end, jobs, large, memory, reach, recipe, recovery, rival, scoring, sources, studies, usual_recipe
+from . import choosing, end_to_end, jobs, large, memory, reach, recipe, recovery, rival, scoring, sources, usual_recipe
 from .sizes import smaller
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
@@ -148,10 +148,10 @@ def against_torch_pruning(*, seeds: Sequence[int], at_most: int | None = None, b
 def percentiles(*, seeds: Sequence[int], at_most: int | None = None, backend: str = "loky") -> None:
     print(f"7. Percentile among all sub-networks of the size, before any update, mean of {len(seeds)} seeds\n")
     splits = smaller(load_fashion_mnist(), at_most)
-    decide = splits.train.subset(min(studies.N_IMAGES, len(splits.train)))
+    decide = splits.train.subset(min(choosing.N_IMAGES, len(splits.train)))
     rows = pd.concat(jobs.for_each(partial(_landings, splits, decide), seeds, backend))
     table = rows.pivot_table("percentile", index="way", columns="removed", sort=False).rename(columns=str)
-    seconds = rows[rows["removed"] == max(studies.SIZES)].pivot_table("seconds", index="way", columns="seed")
+    seconds = rows[rows["removed"] == max(choosing.SIZES)].pivot_table("seconds", index="way", columns="seed")
     table["times_taylor"] = (seconds / seconds.loc["taylor"]).median(axis=1)
     show(table, **dict.fromkeys(table.columns, 1))
     print(
@@ -163,9 +163,9 @@ def percentiles(*, seeds: Sequence[int], at_most: int | None = None, backend: st
 
 def _landings(splits: Splits, decide: Split, seed: int) -> pd.DataFrame:
     model, _ = recipe.train(splits, seed)
-    ways = studies.ways(model, decide, seed)
+    ways = choosing.ways(model, decide)
     shown = {name: ways[name] for name in ("taylor", "oracle", "choose")}
-    return studies.landings(shown, all_subnetworks(model, splits.validation)).assign(seed=seed)
+    return choosing.landings(shown, all_subnetworks(model, splits.validation)).assign(seed=seed)
 
 
 def large_networks(*, n_images: int, rounds: int) -> None:

@@ -1,168 +1,113 @@
-"""The studies that take longer than a chapter may: ``python -m benchmarks.studies`` makes those of the package.
+"""The studies that take longer than a chapter may: ``make studies``, or ``python -m benchmarks.studies NAME ...``.
 
-Five networks are trained as in chapter 1, and each way of choosing filters is held against all sub-networks. The
-functions for one network are what chapter 8 runs live; the files hold the same for all five.
+Five networks are trained as in chapter 1, from the seeds 5 to 9: nothing in the book or the package was tuned on them.
+Each study measures one network; its file holds the five.
 """
 
 from __future__ import annotations
 
 import argparse
 import platform
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from itertools import product
 from pathlib import Path
+from typing import TypeAlias
 
 import pandas as pd
 import torch
-from scipy.stats import spearmanr
 from torch import nn
-from tqdm import tqdm
 
-from benchmarks import jobs, recipe
+from benchmarks import choosing, jobs, recipe, retraining
 from cnnprune_utils import files
-from cnnprune_utils.batches import Split, Splits
+from cnnprune_utils.batches import Splits
 from cnnprune_utils.book.fashion_mnist import load_fashion_mnist
 from cnnprune_utils.book.shipped import STUDIES
-from cnnprune_utils.choice import choices
-from cnnprune_utils.criteria import CRITERIA, random
-from cnnprune_utils.exhaustive import all_subnetworks, best_of_each_size, percentile, plan_of, row_of
-from cnnprune_utils.gates import mask
-from cnnprune_utils.loop import Target, compress
-from cnnprune_utils.plan import Plan, Scores, lowest, rank
+from cnnprune_utils.exhaustive import all_subnetworks
 from cnnprune_utils.saving import load_model, save_model
-from cnnprune_utils.structure import prunable_layers
-from cnnprune_utils.training import best_device, evaluate
+from cnnprune_utils.training import best_device
 
-SEEDS = range(5)
-SIZES = range(1, 10)
-N_IMAGES = 5000
-SHORTLISTS = (1, 2, 4, 8, None)
-UPDATES = (0, 50)
-TRUTHS = ("oracle", "oracle_loss")
-SETTINGS = {
-    "correlations": f"""networks: benchmarks.recipe.train, one for each seed
-scores and oracle: on the {N_IMAGES:,} validation images
-layer all: scores divided by the norm of their layer, as plan.rank gives them""",
-    "choices": f"""networks: benchmarks.recipe.train, one for each seed
-decided on {N_IMAGES:,} training images (splits.train.subset), judged on the {N_IMAGES:,} validation images, no update
+SEEDS = range(5, 10)
+Measure: TypeAlias = Callable[[nn.Module, Splits, int], pd.DataFrame]
+
+
+@dataclass(frozen=True)
+class Study:
+    """A table for one network, and how it was made."""
+
+    measure: Measure
+    settings: str
+    seeds: Sequence[int] = SEEDS
+
+
+def decide(splits: Splits) -> Splits:
+    """With the training images on which the filters are chosen."""
+    return Splits(splits.train.subset(min(choosing.N_IMAGES, len(splits.train))), splits.validation, splits.test)
+
+
+def _signs(model: nn.Module, splits: Splits, seed: int) -> pd.DataFrame:
+    few = decide(splits)
+    return choosing.signs(model, {"training": few.train, "validation": few.validation, "test": few.test})
+
+
+def _correlations(model: nn.Module, splits: Splits, seed: int) -> pd.DataFrame:
+    return choosing.correlations(model, splits.validation)
+
+
+def _choices(model: nn.Module, splits: Splits, seed: int) -> pd.DataFrame:
+    judged = all_subnetworks(model, splits.validation)
+    return choosing.landings(choosing.ways(model, decide(splits).train), judged)
+
+
+def _shortlists(model: nn.Module, splits: Splits, seed: int) -> pd.DataFrame:
+    return choosing.shortlists(model, splits)
+
+
+ALL = {
+    "signs": Study(
+        _signs,
+        f"""truth: how the mean loss changes when a gate closes, with its sign, on the same images
+training: {choosing.N_IMAGES:,} of them (splits.train.subset); validation and test: all""",
+    ),
+    "correlations": Study(
+        _correlations,
+        """scores and oracle: on the validation images; the oracle as it is, never divided by a norm
+layer all: scores divided by the norm of their layer, as plan.rank gives them; all, no norm: as they are""",
+    ),
+    "choices": Study(
+        _choices,
+        f"""decided on {choosing.N_IMAGES:,} training images (splits.train.subset), judged on the validation images
+no update after a choice
 best, percentile: among all sub-networks that remove as many filters and empty no layer
-oracle, no norm: its scores are compared as they are, all others divided by the norm of their layer
+no norm: the scores are compared as they are, all others divided by the norm of their layer
+random: the mean over all plans of the size
 seconds: until the plan of this size was found, smaller ones included; compare them within this file only""",
-    "shortlists": """networks: benchmarks.recipe.train, one for each seed
-compress(network, splits, target=Target(filters=9), shortlist=..., update=...), the rest as it comes; all: None
-accuracy: on the 5,000 validation images, after the updates""",
+    ),
+    "shortlists": Study(
+        _shortlists,
+        """compress(network, splits, target=Target(filters=9), shortlist=..., update=...); all: None
+accuracy: on the validation images, after the updates""",
+    ),
+    "equal_updates": Study(
+        retraining.equal_updates,
+        f"""filters are scored on {retraining.SCORED:,} training images: once, or again after each removal
+total: updates of {retraining.BATCH_SIZE} images in all: as many between the removals, or all after them
+schedule and rate: of each training; one_cycle restarts with each
+accuracy: on the validation images, after the last update""",
+    ),
+    "one_epoch": Study(
+        retraining.one_epoch,
+        f"""{retraining.PLANS} plans of eight filters, drawn among all that leave 1, 2 and 3 filters in the three layers
+before, after: accuracy on the validation images, before and after one epoch: fit(..., epochs=1, learning_rate=1e-2)""",
+        seeds=SEEDS[:3],
+    ),
+    "fine_tuning": Study(
+        retraining.fine_tuning,
+        """pruned: as in chapter 4, eight filters by taylor on the validation images; from scratch: with these widths
+wrong surgery: the same, but the columns of the linear layer are off by one filter
+epochs: of fit(..., learning_rate=1e-2), one cycle; the original had 6 before""",
+    ),
 }
-
-
-def correlations(model: nn.Module, split: Split, seed: int = 0) -> pd.DataFrame:
-    """Return Spearman's correlation of every criterion with the oracle on ``split``, over all filters and per layer.
-
-    Over all filters, the scores are compared as :func:`cnnprune_utils.plan.rank` normalises them. Columns:
-    ``criterion``, ``layer`` ("all", or its name), ``spearman``.
-    """
-    truth = rank(CRITERIA["oracle"](model, split))
-    rows = []
-    for name, criterion in _criteria(seed).items():
-        if name not in TRUTHS:
-            ranks = rank(criterion(model, split))
-            for layer in ("all", *ranks["layer"].unique()):
-                of = slice(None) if layer == "all" else ranks["layer"] == layer
-                statistic = spearmanr(ranks.loc[of, "normalized"], truth.loc[of, "normalized"]).statistic
-                rows.append((name, layer, float(statistic)))
-    return pd.DataFrame(rows, columns=["criterion", "layer", "spearman"])
-
-
-def ways(model: nn.Module, decide: Split, seed: int = 0) -> dict[str, Callable[[], Iterator[Plan]]]:
-    """Return name -> a call that finds, on the images ``decide``, a plan for 0, 1, 2, ... filters removed.
-
-    One-shot: each criterion by its name. Then Taylor scored again after each filter, greedy and a beam by closed gates,
-    :func:`cnnprune_utils.choice.choose`, and every sub-network measured on the images that decide.
-    """
-    one_shot = {name: partial(_one_shot, criterion, model, decide) for name, criterion in _criteria(seed).items()}
-    return {
-        **one_shot,
-        "oracle, no norm": partial(_one_shot, CRITERIA["oracle"], model, decide, None),
-        "taylor, scored again": partial(choices, model, decide, shortlist=1),
-        "closed gates": partial(beam, model, decide, 1),
-        "beam of 4": partial(beam, model, decide, 4),
-        "choose": partial(choices, model, decide),
-        "all sub-networks": partial(_all, model, decide),
-    }
-
-
-def landings(
-    found: dict[str, Callable[[], Iterator[Plan]]], judged: pd.DataFrame, sizes: range = SIZES
-) -> pd.DataFrame:
-    """Return where the plans of each way stand in ``judged``, the table of all sub-networks on other images.
-
-    Columns ``way``, ``removed``, ``accuracy``, ``best`` (of all that remove as many), ``percentile`` (as
-    :func:`cnnprune_utils.exhaustive.percentile`), ``seconds`` (from the start until the plan of this size was found).
-    """
-    best = best_of_each_size(judged)["accuracy"]
-    rows = []
-    for way, plans in tqdm(found.items(), desc="ways", leave=False):
-        started = time.perf_counter()
-        for n, plan in zip(range(max(sizes) + 1), plans(), strict=False):
-            seconds = time.perf_counter() - started
-            if n in sizes:
-                landed = row_of(judged, plan)["accuracy"], best[n], percentile(judged, plan)
-                rows.append((way, n, *map(float, landed), seconds))
-            started = time.perf_counter() - seconds  # looking plans up in the table is not part of the search
-    return pd.DataFrame(rows, columns=["way", "removed", "accuracy", "best", "percentile", "seconds"])
-
-
-def shortlists(model: nn.Module, splits: Splits, n_filters: int = max(SIZES)) -> pd.DataFrame:
-    """Return the accuracy that :func:`cnnprune_utils.loop.compress` keeps with shortlists of several lengths.
-
-    Columns: ``shortlist`` ("all" for None), ``updates``, ``removed``, ``accuracy`` (after the updates).
-    """
-    tables = []
-    for updates, shortlist in tqdm(list(product(UPDATES, SHORTLISTS)), desc="shortlists", leave=False):
-        history = compress(model, splits, target=Target(filters=n_filters), update=updates, shortlist=shortlist).history
-        columns = {"shortlist": str(shortlist or "all"), "updates": updates, "removed": history["removed"]}
-        tables.append(pd.DataFrame({**columns, "accuracy": history["accuracy_after"]})[1:])
-    return pd.concat(tables, ignore_index=True)
-
-
-@torch.no_grad()
-def beam(model: nn.Module, split: Split, width: int) -> Iterator[Plan]:
-    """Return the plan of lowest loss for 0, 1, 2, ... filters, each extending one of the ``width`` best.
-
-    Width 1 is greedy: it removes the filter without which the loss is lowest.
-    """
-    widths = {layer.name: layer.out_channels for layer in prunable_layers(model)}
-    plans = [Plan({})]
-    while plans:
-        yield plans[0]
-        more = {larger: None for plan in plans for larger in _one_more(plan, widths)}  # each once, in a fixed order
-        plans = sorted(more, key=lambda plan: evaluate(mask(model, plan), split).loss)[:width]
-
-
-def _one_more(plan: Plan, widths: dict[str, int]) -> Iterator[Plan]:
-    """Return every plan that removes one filter more, and empties no layer."""
-    for name, n in widths.items():
-        gone = plan.remove.get(name, ())
-        if len(gone) < n - 1:
-            yield from (Plan({**plan.remove, name: (*gone, k)}) for k in range(n) if k not in gone)
-
-
-def _one_shot(
-    criterion: Callable[..., Scores], model: nn.Module, split: Split, normalize: str | None = "l2"
-) -> Iterator[Plan]:
-    ranks = rank(criterion(model, split), normalize=normalize)
-    layers = ranks["layer"].nunique()
-    yield from (lowest(ranks, n) for n in range(len(ranks) - layers + 1))
-
-
-def _all(model: nn.Module, split: Split) -> Iterator[Plan]:
-    best = best_of_each_size(all_subnetworks(model, split))
-    yield from (plan_of(row) for _, row in best.iterrows())
-
-
-def _criteria(seed: int) -> dict[str, Callable[..., Scores]]:
-    return {**CRITERIA, "random": partial(random, seed=seed)}  # else every network would get the same draw
 
 
 def trained(splits: Splits, seed: int, folder: Path | None) -> nn.Module:
@@ -180,29 +125,34 @@ def trained(splits: Splits, seed: int, folder: Path | None) -> nn.Module:
 def write(table: pd.DataFrame, path: Path, settings: str) -> None:
     """Write the table as CSV, below lines that start with # and say how it was made."""
     versions = f"Python {platform.python_version()}, PyTorch {torch.__version__}, 1 thread"
-    lines = ["python -m benchmarks.studies", versions, *settings.splitlines()]
+    networks = "networks: benchmarks.recipe.train, one for each seed"
+    lines = [f"python -m benchmarks.studies {path.stem}", versions, networks, *settings.splitlines()]
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write(path, "".join(f"# {line}\n" for line in lines) + table.to_csv(index=False, float_format="%.6g"))
 
 
-def of_seed(seed: int, networks: Path | None = None) -> tuple[pd.DataFrame, ...]:
-    """The table of each study for the network of one seed, in the order of ``SETTINGS``."""
+def of_seed(seed: int, names: Sequence[str], networks: Path | None = None) -> dict[str, pd.DataFrame]:
+    """Return the tables of these studies for the network of one seed."""
     splits = load_fashion_mnist().to(best_device())
-    decide = splits.train.subset(min(N_IMAGES, len(splits.train)))
-    model = trained(splits, seed, networks)
-    landed = landings(ways(model, decide, seed), all_subnetworks(model, splits.validation))
-    return correlations(model, splits.validation, seed), landed, shortlists(model, splits)
+    mine = {name: ALL[name] for name in names if seed in ALL[name].seeds}
+    model = trained(splits, seed, networks) if mine else None
+    return {name: study.measure(model, splits, seed) for name, study in mine.items() if model is not None}
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.studies", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(ALL)}; without one: all")
     parser.add_argument("--networks", type=Path, help="keep the trained networks here, and use those that are here")
     jobs.add_backend(parser)
     given = parser.parse_args(arguments)
-    of_seeds = jobs.for_each(partial(of_seed, networks=given.networks), SEEDS, given.backend)
-    for name, tables in zip(SETTINGS, zip(*of_seeds, strict=True), strict=True):
-        table = pd.concat(tables, keys=SEEDS, names=["seed", None]).reset_index("seed")
-        write(table, STUDIES / f"{name}.csv", SETTINGS[name])
+    if unknown := [name for name in given.names if name not in ALL]:
+        parser.error(f"there is no study {', '.join(unknown)}; there are {', '.join(ALL)}")
+    names = given.names or list(ALL)
+    tables = jobs.for_each(partial(of_seed, names=names, networks=given.networks), SEEDS, given.backend)
+    for name in names:
+        found = {seed: of[name] for seed, of in zip(SEEDS, tables, strict=True) if name in of}
+        table = pd.concat(found, names=["seed", None]).reset_index("seed")
+        write(table, STUDIES / f"{name}.csv", ALL[name].settings)
         print(f"{name}.csv: {len(table)} rows")
 
 
