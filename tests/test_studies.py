@@ -7,17 +7,23 @@ import pandas as pd
 import pytest
 import torch
 from random_networks import assert_unchanged, one_thread, randomize, snapshot  # noqa: F401
+from torch import nn
 
-from benchmarks import studies
+from benchmarks import choosing, retraining, studies
 from cnnprune_utils.batches import Split, Splits
 from cnnprune_utils.book.cnn import CNN
 from cnnprune_utils.book.shipped import study
-from cnnprune_utils.criteria import CRITERIA, oracle
+from cnnprune_utils.criteria import CRITERIA, loss_changes, oracle
 from cnnprune_utils.exhaustive import all_subnetworks, best_of_each_size, percentile, row_of
+from cnnprune_utils.gates import mask
 from cnnprune_utils.loop import Target, compress
 from cnnprune_utils.plan import Plan, lowest, rank
+from cnnprune_utils.surgery import prune
+from cnnprune_utils.training import evaluate, one_cycle
 
-WAYS = [*CRITERIA, "oracle, no norm", "taylor, scored again", "closed gates", "beam of 4", "choose", "all sub-networks"]
+ONE_SHOT = [name for name in CRITERIA if name != "random"]
+WAYS = ["random", *ONE_SHOT, "taylor, no norm", "oracle, no norm", "taylor, scored again"]
+WAYS += ["closed gates", "beam of 4", "choose", "all sub-networks"]
 
 
 def cnn(seed: int = 0) -> CNN:
@@ -29,28 +35,48 @@ def split(n: int = 60) -> Split:
     return Split(torch.randn(n, 1, 6, 6, generator=generator), torch.randint(3, (n,), generator=generator))
 
 
-def test_correlations_are_with_the_oracle() -> None:
-    """Over all filters, and in each layer."""
-    table = studies.correlations(cnn(), split(), seed=0).set_index(["criterion", "layer"])["spearman"]
-    assert list(table.index.unique("criterion")) == [name for name in CRITERIA if not name.startswith("oracle")]
-    assert list(table.index.unique("layer")) == ["all", "network.0", "network.2", "network.4"]
-    taylor, truth = (rank(criterion(cnn(), split())) for criterion in (CRITERIA["taylor"], oracle))
-    last = taylor["layer"] == "network.4"
-    places = [ranks.loc[last, "normalized"].rank() for ranks in (taylor, truth)]
+def test_correlations_are_with_the_oracle_as_it_is() -> None:
+    """Over all filters, and in each layer; only the criterion is divided by a norm."""
+    table = choosing.correlations(cnn(), split()).set_index(["criterion", "layer"])["spearman"]
+    assert list(table.index.unique("criterion")) == [name for name in ONE_SHOT if not name.startswith("oracle")]
+    assert list(table.index.unique("layer")) == ["all", "all, no norm", "network.0", "network.2", "network.4"]
+    scores, truth = CRITERIA["taylor"](cnn(), split()), oracle(cnn(), split())
+    costs = pd.Series(torch.cat([*truth.values()]).tolist()).rank()
+    raw, divided = torch.cat([*scores.values()]), torch.cat([s / s.norm() for s in scores.values()])
+    for layer, values in {"all, no norm": raw, "all": divided}.items():
+        assert table["taylor", layer] == pytest.approx(pd.Series(values.tolist()).rank().corr(costs))
+    places = [pd.Series(values["network.4"].tolist()).rank() for values in (scores, truth)]
     assert table["taylor", "network.4"] == pytest.approx(places[0].corr(places[1]))
+
+
+def test_signs_compare_the_slopes_with_the_change_of_the_loss() -> None:
+    """The mean slope of the loss along a gate is that of a small step; its size forgets the sign."""
+    model, images = cnn(), split()
+    table = choosing.signs(model, {"a": images, "b": split(30)}).set_index(["images", "score"])["spearman"]
+    assert list(table.index.unique("images")) == ["a", "b"]
+    truth = pd.Series(torch.cat([*loss_changes(model, images).values()]).tolist())
+    per_image = pd.Series(torch.cat([*CRITERIA["taylor"](model, images).values()]).tolist())
+    widths = [36] * 9  # positions of a map: the score divides by them, all alike here
+    assert table["a", "the mean size"] == pytest.approx((per_image * widths).corr(truth, method="spearman"))
+    assert table["a", "minus the mean slope"] != table["a", "its size"]
 
 
 def test_landings_are_among_all_plans_of_their_size() -> None:
     model = cnn()
     before = snapshot(model)
     judged = all_subnetworks(model, split())
-    landed = studies.landings(studies.ways(model, split(), 0), judged, range(1, 5))
+    landed = choosing.landings(choosing.ways(model, split()), judged, range(1, 5))
     assert landed["way"].unique().tolist() == WAYS
     assert landed.groupby("way", sort=False)["removed"].apply(list).tolist() == [[1, 2, 3, 4]] * len(WAYS)
     third = landed[landed["removed"] == 3].set_index("way")
     plan = lowest(rank(CRITERIA["fisher"](model, split())), 3)
     assert third.loc["fisher", "accuracy"] == row_of(judged, plan)["accuracy"]
     assert third.loc["fisher", "percentile"] == percentile(judged, plan)
+    of_size = judged[(judged["removed"] == 3) & ~judged["emptied"]]["accuracy"]
+    assert third.loc["random", "accuracy"] == pytest.approx(of_size.mean())
+    assert third.loc["random", "percentile"] == pytest.approx(
+        sum(100 * (of_size <= accuracy).mean() for accuracy in of_size) / len(of_size)
+    )
     assert (third["best"] == best_of_each_size(judged).loc[3, "accuracy"]).all()
     assert third.loc["all sub-networks", "percentile"] == 100  # decided and judged on the same images here
     assert (landed.groupby("way")["seconds"].diff().fillna(0) >= 0).all()  # the smaller plans' included
@@ -63,13 +89,13 @@ def test_a_beam_of_one_is_the_greedy_oracle(seed: int) -> None:
     greedy = compress(
         model, Splits(images, images, images), target=Target(filters=3), update=0, shortlist=None, n_images=60
     )
-    assert next(islice(studies.beam(model, images, 1), 3, None)) == greedy.plan
+    assert next(islice(choosing.beam(model, images, 1), 3, None)) == greedy.plan
 
 
 def test_a_wide_beam_finds_the_lowest_loss() -> None:
     """It ends where every layer has one filter left."""
     model, images = randomize(CNN((2, 2, 2), image_size=6, n_classes=3)), split()
-    plans = list(studies.beam(model, images, 100))
+    plans = list(choosing.beam(model, images, 100))
     assert [plan.n_filters for plan in plans] == list(range(4))
     table = all_subnetworks(model, images)
     lowest_loss = table[~table["emptied"]].groupby("removed")["loss"].min()
@@ -79,10 +105,10 @@ def test_a_wide_beam_finds_the_lowest_loss() -> None:
 
 
 def test_shortlists_compare_what_compress_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(studies, "SHORTLISTS", (1, None))
-    monkeypatch.setattr(studies, "UPDATES", (0, 2))
+    monkeypatch.setattr(choosing, "SHORTLISTS", (1, None))
+    monkeypatch.setattr(choosing, "UPDATES", (0, 2))
     model, splits = cnn(), Splits(split(), split(), split())
-    table = studies.shortlists(model, splits, 2)
+    table = choosing.shortlists(model, splits, 2)
     assert table.groupby(["updates", "shortlist"], sort=False)["removed"].apply(list).to_dict() == {
         (0, "1"): [1, 2],
         (0, "all"): [1, 2],
@@ -94,26 +120,101 @@ def test_shortlists_compare_what_compress_keeps(monkeypatch: pytest.MonkeyPatch)
     assert found["accuracy"].tolist() == greedy["accuracy_after"][1:].tolist()
 
 
+SPLITS = Splits(split(600), split(60), split(60))
+
+
+def test_equal_updates_differ_in_the_order_of_things_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retraining, "CONDITIONS", [(3, 6, "constant", 1e-3), (2, 2, "one_cycle", 1e-3)])
+    seen: list[tuple[int, int]] = []
+    update = retraining._update
+    monkeypatch.setattr(
+        retraining, "_update", lambda network, *rest: (seen.append((id(network), rest[1])), update(network, *rest))
+    )
+    model = cnn()
+    before = snapshot(model)
+    table = retraining.equal_updates(model, SPLITS, seed=0)
+    assert table[["scored", "updates"]].value_counts().eq(2).all()
+    assert len(table) == 8
+    assert [updates for _, updates in seen] == [6, 2, 2, 2, 6, 2, 2, 2, 2, 1, 1, 2, 1, 1]
+    assert_unchanged(model, before)
+
+
+def test_a_list_removes_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One filter at a time, by the numbers that they have then: the network is the one that loses all at once."""
+    model, scored = cnn(), split()
+    network: nn.Module = model
+    for removed in retraining._removals(model, scored, 4, again=False):
+        network = prune(network, removed(network))
+    at_once = prune(model, lowest(rank(CRITERIA["taylor"](model, scored)), 4))
+    for one, other in zip(network.parameters(), at_once.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(("updates", "epochs"), [(1, 1), (2, 1), (5, 3)])
+def test_updates_are_counted(monkeypatch: pytest.MonkeyPatch, updates: int, epochs: int) -> None:
+    """Two batches are an epoch here; more updates are several passes."""
+    calls = []
+    monkeypatch.setattr(
+        retraining, "fit", lambda network, splits, **how: calls.append((len(splits.train), how["epochs"]))
+    )
+    retraining._update(cnn(), SPLITS, updates, one_cycle, 1e-3, 0)
+    assert calls == [(updates // epochs * 256, epochs)]
+
+
+def big(seed: int = 0) -> CNN:
+    return randomize(CNN((2, 4, 8), image_size=6, n_classes=3), seed)
+
+
+def test_one_epoch_is_of_plans_of_one_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retraining, "PLANS", 7)
+    model = big()
+    table = retraining.one_epoch(model, SPLITS, seed=0)
+    assert table["plan"].nunique() == len(table) == 7
+    first = [(int(name), int(k)) for name, k in (text.split(".") for text in table["plan"][0].split())]
+    assert [name for name, _ in first] == [0, 2, 2, 4, 4, 4]
+    plan = Plan({f"network.{i}": [k for k in range(n) if (i, k) not in first] for i, n in ((0, 2), (2, 4), (4, 8))})
+    assert table["before"][0] == pytest.approx(evaluate(mask(model, plan), SPLITS.validation).accuracy)
+
+
+def test_fine_tuning_has_its_controls() -> None:
+    few = split(60)
+    wide = Split(torch.randn(60, 1, 28, 28, generator=torch.Generator().manual_seed(0)), few.targets)
+    table = retraining.fine_tuning(randomize(CNN()), Splits(wide, wide, wide), seed=0).set_index(["network", "epochs"])
+    assert list(table.index) == [
+        ("original", 0), ("original", 5), ("pruned", 0), ("pruned", 1), ("pruned", 5), ("pruned", 11),
+        ("from scratch", 1), ("from scratch", 5), ("from scratch", 11), ("wrong surgery", 0), ("wrong surgery", 5),
+    ]  # fmt: skip
+    assert table.loc[("pruned", 0), "test"] != table.loc[("wrong surgery", 0), "test"]
+
+
 def test_a_file_says_how_it_was_made(tmp_path: Path) -> None:
     table = pd.DataFrame({"layer": ["all", "a, b"], "spearman": [0.5, -1.0]})
     studies.write(table, tmp_path / "new" / "table.csv", "one\ntwo")
     lines = (tmp_path / "new" / "table.csv").read_text().splitlines()
-    assert lines[0] == "# python -m benchmarks.studies"
-    assert lines[2:4] == ["# one", "# two"]
+    assert lines[0] == "# python -m benchmarks.studies table"
+    assert lines[3:5] == ["# one", "# two"]
     assert torch.__version__ in lines[1]
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "new" / "table.csv", comment="#"), table)
 
 
-def test_the_files_hold_five_networks_and_every_way() -> None:
-    correlations, choices, shortlists = (study(name) for name in studies.SETTINGS)
-    assert correlations["seed"].unique().tolist() == choices["seed"].unique().tolist() == list(studies.SEEDS)
-    assert correlations.groupby("criterion").size().eq(5 * 4).all()
-    assert correlations["spearman"].between(-1, 1).all()
-    made = choices["way"].unique().tolist()
-    assert made == [way for way in WAYS if way in made]  # a criterion that is newer than the file is not in it
-    assert {"taylor", "oracle", *WAYS[len(CRITERIA) :]} <= set(made)
-    assert choices.groupby("way").size().eq(5 * len(studies.SIZES)).all()
-    assert shortlists.groupby(["updates", "shortlist"]).size().eq(5 * len(studies.SIZES)).all()
-    assert len(shortlists) == 5 * len(studies.SIZES) * len(studies.SHORTLISTS) * len(studies.UPDATES)
+def test_the_files_hold_every_network() -> None:
+    """Each file has the seeds, the columns and the rows that its study gives."""
+    rows = {
+        "signs": 3 * 3,
+        "correlations": 6 * 5,
+        "choices": len(WAYS) * len(choosing.SIZES),
+        "shortlists": len(choosing.SIZES) * len(choosing.SHORTLISTS) * len(choosing.UPDATES),
+        "equal_updates": 4 * len(retraining.CONDITIONS),
+        "one_epoch": retraining.PLANS,
+        "fine_tuning": 11,
+    }
+    assert rows.keys() == studies.ALL.keys()
+    for name, n in rows.items():
+        counts = study(name).groupby("seed").size()
+        assert counts.index.tolist() == list(studies.ALL[name].seeds)
+        assert counts.eq(n).all(), name
+    choices = study("choices")
+    assert choices["way"].unique().tolist() == WAYS
     assert (choices["accuracy"] <= choices["best"]).all()
     assert choices["percentile"].between(0, 100).all()
+    assert study("correlations")["spearman"].between(-1, 1).all()
