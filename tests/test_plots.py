@@ -154,16 +154,32 @@ def test_lost_to_best_has_bars_beside_each_other() -> None:
     assert [points[0, 1] for points in lines(axes).values()] == pytest.approx([10, 20])
 
 
-def test_correlation_dots_show_mean_and_interval() -> None:
-    values = [0.1, 0.2, 0.3, 0.4, 0.5]
-    table = pd.DataFrame({"layer": "all", "criterion": "taylor", "spearman": values})
+def test_correlation_dots_show_every_network_and_the_median() -> None:
+    table = pd.DataFrame({"layer": "all", "criterion": "taylor", "spearman": [0.1, 0.2, 0.4, 0.5, 0.9]})
     (axes,) = plots.correlation_dots(table, title="dots")
+    spans = [np.asarray(line.get_xdata()).tolist() for line in axes.lines]
+    assert [0.1, 0.2, 0.4, 0.5, 0.9] in spans
+    assert [0.4] in spans
+
+
+def test_paired_differences_show_mean_and_interval() -> None:
+    values = [0.1, 0.2, 0.3, 0.4, 0.5]
+    axes = plots.paired(pd.DataFrame({"a": values, "b": [0.0] * 5}), title="paired", xlabel="points")
     low, high = stats.t.interval(0.95, 4, loc=0.3, scale=stats.sem(values))
     spans = [np.asarray(line.get_xdata()) for line in axes.lines]
     spans += [segment[:, 0] for bars in axes.collections for segment in bars.get_segments()]  # type: ignore[attr-defined]
     assert any(sorted(span) == pytest.approx(values) for span in spans)
     assert any(len(span) == 2 and sorted(span) == pytest.approx([low, high]) for span in spans)
     assert any(len(span) == 1 and span[0] == pytest.approx(0.3) for span in spans)
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b"]
+
+
+def test_before_and_after_are_percent_with_a_mark_for_each_network() -> None:
+    table = pd.DataFrame({"seed": [5, 5, 6], "before": [0.1, 0.5, 0.8], "after": [0.6, 0.7, 0.85]})
+    axes = plots.before_and_after(table, title="before and after")
+    points = lines(axes)
+    assert points["network 5"].tolist() == [[10, 60], [50, 70]]
+    assert points["network 6"].tolist() == [[80, 85]]
 
 
 def test_changes_against_removed_have_all_lines() -> None:

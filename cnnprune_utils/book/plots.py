@@ -276,18 +276,17 @@ def lost_to_best(table: pd.DataFrame, *, title: str) -> Axes:
 def correlation_dots(table: pd.DataFrame, *, title: str) -> list[Axes]:
     """Draw each criterion's correlation with the oracle, a panel per layer; columns ``layer, criterion, spearman``.
 
-    A hollow dot for each row of a criterion, and a full one with a bar for their mean and its 95 % interval (Student).
+    A hollow dot for each row of a criterion, and a bar at their median. No interval: a correlation is bounded by 1, and
+    five of them near the bound are not normal.
     """
     panels = list(table.groupby("layer", sort=False))
     figure, row = plt.subplots(1, len(panels), figsize=(WIDTH, 3.4), sharey=True, squeeze=False, layout="constrained")
-    colors = dict(zip([layer for layer, _ in panels if layer != "all"], LAYER_COLORS, strict=False))
+    colors = dict(zip([layer for layer, _ in panels if not layer.startswith("all")], LAYER_COLORS, strict=False))
     for axes, (layer, group) in zip(row[0], panels, strict=True):
         color = colors.get(layer, "#000000")
         for i, (_, runs) in enumerate(group.groupby("criterion", sort=False)["spearman"]):
-            axes.plot(runs, np.full(len(runs), i), "o", mfc="none", color=KEPT, ms=6)
-            mean, half = runs.mean(), stdtrit(len(runs) - 1, 0.975) * runs.std() / np.sqrt(len(runs))
-            bar = [[min(half, mean + 1)], [min(half, 1 - mean)]]  # a correlation stays between -1 and 1
-            axes.errorbar(mean, i, xerr=bar, fmt="o", color=color, ms=5, capsize=3)
+            axes.plot(runs, np.full(len(runs), i), "o", mfc="none", color=color, ms=6, alpha=0.7)
+            axes.plot(runs.median(), i, "|", color=color, ms=15, mew=2.5)
         axes.axvline(0, color="black", lw=0.8)
         axes.set(title=layer, xlim=(-1.1, 1.1), xticks=[-1, 0, 1])
         axes.set_yticks(range(group["criterion"].nunique()), group["criterion"].unique())
@@ -296,6 +295,47 @@ def correlation_dots(table: pd.DataFrame, *, title: str) -> list[Axes]:
     figure.supxlabel("Spearman correlation with the oracle")
     figure.suptitle(title)
     return list(row[0])
+
+
+def paired(differences: pd.DataFrame, *, title: str, xlabel: str) -> Axes:
+    """Draw paired differences: a row for each column of ``differences``, a hollow dot for each of its rows.
+
+    The full dot is the mean, its bar the 95 % interval of the mean (Student).
+    """
+    axes = _axes(0.9 + 0.45 * len(differences.columns))
+    axes.axvline(0, color="black", lw=0.8)
+    for i, (_, runs) in enumerate(differences.items()):
+        axes.plot(runs, np.full(len(runs), i), "o", mfc="none", color=KEPT, ms=6)
+        half = stdtrit(len(runs) - 1, 0.975) * runs.std() / np.sqrt(len(runs))
+        axes.errorbar(runs.mean(), i, xerr=half, fmt="o", color=LAYER_COLORS[0], ms=5, capsize=3)
+    axes.set_yticks(range(len(differences.columns)), [str(name) for name in differences.columns])
+    axes.set(xlabel=xlabel, title=title)
+    axes.invert_yaxis()
+    return axes
+
+
+def before_and_after(table: pd.DataFrame, *, title: str) -> Axes:
+    """Draw accuracy after training against accuracy before it; columns ``seed, before, after``, a colour for each seed.
+
+    The dashed line is where training changes nothing.
+    """
+    axes = _axes(4.2)
+    axes.plot([0, 100], [0, 100], "--", color=KEPT, lw=1)
+    for i, (seed, runs) in enumerate(table.groupby("seed")):
+        marker = "o^sDv"[i % 5]
+        axes.plot(
+            100 * runs["before"],
+            100 * runs["after"],
+            marker,
+            ms=4,
+            alpha=0.7,
+            color=LAYER_COLORS[i],
+            label=f"network {seed}",
+        )
+    axes.set(xlabel="before: accuracy with the filters removed (%)", ylabel="after one epoch (%)", title=title)
+    axes.set(xlim=(0, 92), ylim=(0, 92))
+    axes.legend(frameon=False, loc="lower right")
+    return axes
 
 
 def changes_against_removed(table: pd.DataFrame, *, title: str) -> Axes:
