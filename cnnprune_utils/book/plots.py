@@ -279,7 +279,7 @@ def correlation_dots(table: pd.DataFrame, *, title: str) -> list[Axes]:
     A hollow dot for each row of a criterion, and a bar at their median. No interval: a correlation is bounded by 1, and
     five of them near the bound are not normal.
     """
-    panels = list(table.groupby("layer", sort=False))
+    panels = [(str(layer), group) for layer, group in table.groupby("layer", sort=False)]
     figure, row = plt.subplots(1, len(panels), figsize=(WIDTH, 3.4), sharey=True, squeeze=False, layout="constrained")
     colors = dict(zip([layer for layer, _ in panels if not layer.startswith("all")], LAYER_COLORS, strict=False))
     for axes, (layer, group) in zip(row[0], panels, strict=True):
