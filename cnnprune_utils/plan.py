@@ -109,13 +109,14 @@ def rank(
     """Order the filters of all layers by their scores.
 
     Scores of different layers are not on one scale, so each layer's are first divided by their Euclidean norm:
-    ``score / sqrt(sum of score ** 2)`` (arXiv:1611.06440, section 2.2, "normalization"). A layer of zeros stays zero.
+    ``score / sqrt(sum of score ** 2)`` (arXiv:1611.06440, section 2.3). A layer of zeros stays zero.
     That norm grows with the number of filters, so the filters of wide layers get low scores, and are removed first; the
     mean of the sizes does not: ``score / mean of |score|``.
 
     A penalty then makes filters pay for what they cost: ``normalized - macs_penalty * macs[layer]``, the paper's
-    ``Theta - lambda * Theta_flops`` (section 2.2, "FLOPs regularized pruning"). The cost is a share of the network's
-    MACs here; the paper does not give the unit of its ``Theta_flops``, so its ``lambda = 1e-3`` is not comparable.
+    ``Theta - lambda * Theta_flops`` (section 2.4). The cost is a share of the network's MACs here, with those that the
+    next layers spend on the filter's map. The paper counts the FLOPs of the filter's own convolution, in millions, so
+    its ``lambda = 1e-3`` is not comparable.
 
     Args:
         scores: layer name -> tensor (out_channels,), as a criterion returns them.
