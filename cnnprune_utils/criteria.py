@@ -299,7 +299,7 @@ def oracle(
 ) -> Scores:
     """The truth that the others guess: close one gate at a time and measure ``|C(closed) - C(open)|``.
 
-    ``C`` is the mean loss over the data ("oracle-abs", arXiv:1611.06440, section 2.2). It takes one pass over the data
+    ``C`` is the mean loss over the data ("oracle-abs", arXiv:1611.06440, section 2.1). It takes one pass over the data
     for each filter.
 
     Returns:
@@ -320,7 +320,7 @@ def oracle_loss(
     batch_size: int = 256,
     group: ProcessGroup | None = None,
 ) -> Scores:
-    """As :func:`oracle`, with the sign: ``C(closed) - C(open)`` ("oracle-loss", arXiv:1611.06440, section 2.2).
+    """As :func:`oracle`, with the sign: ``C(closed) - C(open)`` ("oracle-loss", arXiv:1611.06440, section 2.1).
 
     Below 0, the loss falls when the filter is removed.
 
