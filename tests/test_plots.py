@@ -80,18 +80,49 @@ def test_updates_are_half_a_step_after_their_cut() -> None:
     assert lines(axes)["all cuts at once"][:, 1] == pytest.approx([30, 30])
 
 
+def test_a_closing_gate_is_framed_and_all_maps_share_one_scale() -> None:
+    rows = {"gate 1": torch.stack([torch.eye(3), 4 * torch.eye(3)]), "gate 0": torch.zeros(2, 3, 3)}
+    figure = plots.closing_gate(torch.rand(1, 3, 3), rows, 1, title="closing")
+    assert [axes.images[0].get_clim()[1] for axes in figure.axes] == [1, 4, 4, 1, 4, 4]
+    framed = [axes.spines["left"].get_visible() for axes in figure.axes]
+    assert framed == [False, False, True, False, False, True]
+    assert {"closing", "gate 0", "image", "1"} <= texts(figure)
+
+
+def test_losses_along_a_gate_have_thin_lines_and_the_mean_of_all() -> None:
+    changes = torch.tensor([[0.0, 0.0, 0.0], [1.0, -2.0, 7.0]])
+    axes = plots.losses_along_gate([1.0, 0.0], changes, shown=2, title="both ways")
+    up, down, mean = axes.lines
+    assert [line.get_ydata().tolist() for line in (up, down, mean)] == [[0, 1], [0, -2], [0, 2]]  # type: ignore[union-attr]
+    assert up.get_color() != down.get_color()
+    assert mean.get_linewidth() > 2 * up.get_linewidth()
+    assert axes.get_xlim()[0] > axes.get_xlim()[1]  # from open to closed
+    assert "mean of 3 images" in texts(axes.figure)  # type: ignore[arg-type]
+
+
 def test_the_first_order_guess_is_a_straight_line() -> None:
-    axes = plots.loss_along_gate([0.0, 0.5, 1.0], [3.0, 1.5, 1.0], -0.5, title="gate")
-    assert lines(axes)["first-order guess"].tolist() == [[1, 1.0], [0, 1.5]]
-    assert lines(axes)["measured"].tolist() == [[0, 3.0], [0.5, 1.5], [1, 1.0]]
+    axes = plots.loss_along_gate([0.0, 0.5, 1.0], [2.0, 0.5, 0.0], -0.5, title="gate")
+    assert lines(axes)["straight on, by the slope at 1"].tolist() == [[1, 0], [0, 0.5]]
+    assert lines(axes)["measured"].tolist() == [[0, 2.0], [0.5, 0.5], [1, 0.0]]
 
 
-def test_predicted_against_true_has_all_dots() -> None:
-    panels = plots.predicted_against_true({"one": SCORES, "two": SCORES}, SCORES, title="guess and truth")
-    assert [axes.get_xlabel() for axes in panels] == ["guess: one", "guess: two"]
-    for axes in panels:
-        dots = [np.asarray(dots.get_offsets()).tolist() for dots in axes.collections]
-        assert dots == [[[3, 3], [4, 4]], [[0, 0], [5, 5], [12, 12]]]
+def test_promises_have_bars_of_two_standard_errors() -> None:
+    table = pd.DataFrame(
+        {
+            "images": ["training", "training", "validation", "validation"],
+            "filter": ["a", "b", "a", "b"],
+            "promise": [0.1, 0.2, -0.1, -0.2],
+            "error": [0.01, 0.02, 0.03, 0.04],
+            "size": [1.0, 2.0, 3.0, 4.0],
+        }
+    )
+    left, right = plots.promises_and_sizes(table, title="promises")
+    bars = [[segment[:, 0].tolist() for segment in bar.get_segments()] for bar in left.collections]  # type: ignore[attr-defined]
+    assert bars[0] == [pytest.approx([0.08, 0.12]), pytest.approx([0.16, 0.24])]
+    assert bars[1] == [pytest.approx([-0.16, -0.04]), pytest.approx([-0.28, -0.12])]
+    assert [line.get_xdata().tolist() for line in right.lines] == [[1, 2], [3, 4]]  # type: ignore[union-attr]
+    assert [label.get_text() for label in left.get_yticklabels()] == ["a", "b"]
+    assert {"training images", "validation images"} <= texts(left.figure)  # type: ignore[arg-type]
 
 
 def test_score_bars_show_both_scores() -> None:

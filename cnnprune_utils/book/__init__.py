@@ -1,4 +1,4 @@
-"""Fashion-MNIST, the book's network, its stored results and its figures: only the chapters need them."""
+"""Fashion-MNIST, the book's network, its stored results, figures and checks: only the chapters need them."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import plots
+    from . import checks, plots
     from .cnn import CNN
     from .fashion_mnist import CLASS_NAMES, load_fashion_mnist
     from .shipped import checkpoint, study, training_history
 
-__all__ = ["CLASS_NAMES", "CNN", "checkpoint", "load_fashion_mnist", "plots", "study", "training_history"]
+__all__ = ["CLASS_NAMES", "CNN", "checkpoint", "checks", "load_fashion_mnist", "plots", "study", "training_history"]
 
 # Where each name is defined: modules are imported when a name is first used.
 _HOMES = {
@@ -25,8 +25,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name == "plots":
-        return import_module(".plots", __name__)
+    if name in ("checks", "plots"):
+        return import_module(f".{name}", __name__)
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f".{_HOMES[name]}", __name__), name)

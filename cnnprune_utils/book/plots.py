@@ -19,7 +19,6 @@ from scipy.special import stdtrit
 from torch import Tensor
 
 from ..batches import Split
-from ..plan import Scores
 from ..structure import Layer
 from .fashion_mnist import CLASS_NAMES
 
@@ -35,6 +34,7 @@ REMOVED = "#D55E00"
 UNREAD = "#F3B98B"  # a lighter REMOVED
 KEPT = "#BBBBBB"
 WIDTH = 7.5  # inches: the width of a page
+NARROW = 6.0  # inches: what a phone shrinks least
 
 
 def layer_colors(layers: Iterable[str]) -> dict[str, str]:
@@ -105,32 +105,79 @@ def cuts_and_updates(walk: pd.DataFrame, *, at_once: float, title: str) -> Axes:
     return axes
 
 
-def loss_along_gate(gate: Sequence[float], loss: Sequence[float], slope: float, *, title: str) -> Axes:
-    """Draw the measured loss as one gate closes from 1 to 0, and the straight line given by its slope at 1."""
-    axes = _axes(3.5)
-    start = loss[int(np.argmax(gate))]
-    axes.plot(gate, loss, marker="o", color=LAYER_COLORS[0], label="measured")
-    axes.plot([1, 0], [start, start - slope], "--", color=LAYER_COLORS[5], label="first-order guess")
-    axes.set(xlabel="gate (1: open, 0: closed)", ylabel="mean loss", title=title, xlim=(1.03, -0.03))
-    axes.legend(frameon=False)
+def closing_gate(image: Tensor, rows: Mapping[str, Tensor], gated: int, *, title: str) -> Figure:
+    """Draw an image (1, H, W), and a row of maps (filters, H, W) for each name, all on one scale of grey.
+
+    The maps of the filter ``gated`` are framed.
+    """
+    n = len(next(iter(rows.values())))
+    brightest = max(float(maps.max()) for maps in rows.values()) or 1.0
+    figure, grid = plt.subplots(len(rows), n + 1, figsize=(NARROW, 0.65 * len(rows) + 0.7), layout="constrained")
+    for row, (name, maps) in zip(grid, rows.items(), strict=True):
+        _picture(row[0], image[0])
+        row[0].set_ylabel(name, rotation=0, ha="right", va="center")
+        for axes, picture in zip(row[1:], maps, strict=True):
+            _picture(axes, picture, vmax=brightest)
+        row[1 + gated].spines[:].set(visible=True, color=REMOVED, linewidth=2)
+    for axes, name in zip(grid[0], ["image", *map(str, range(n))], strict=True):
+        axes.set_title(name, fontsize=10)
+    figure.suptitle(title)
+    return figure
+
+
+def losses_along_gate(gate: Sequence[float], changes: Tensor, *, shown: int, title: str) -> Axes:
+    """Draw how the losses of single images change as a gate closes: thin, the first ``shown``; bold, the mean of all.
+
+    ``changes`` has a row for each step of the gate and a column for each image.
+    """
+    axes = _axes(3.8, NARROW)
+    thin = changes[:, :shown].numpy(force=True)
+    for line in thin.T:
+        axes.plot(gate, line, color=REMOVED if line[-1] > 0 else LAYER_COLORS[0], lw=0.6, alpha=0.5)
+    axes.plot(gate, changes.mean(1).numpy(force=True), color="black", lw=3, label="mean")
+    axes.set(xlabel="gate (1: open, 0: closed)", ylabel="change in loss", title=title, xlim=(1.03, -0.03))
+    up, down = (Line2D([], [], color=color) for color in (REMOVED, LAYER_COLORS[0]))
+    mean = Line2D([], [], color="black", lw=3)
+    labels = ["an image, ends higher", "an image, ends lower", f"mean of {changes.shape[1]:,} images"]
+    axes.legend([up, down, mean], labels, frameon=False, loc="upper left")
     return axes
 
 
-def predicted_against_true(guesses: Mapping[str, Scores], true: Scores, *, title: str) -> list[Axes]:
-    """Draw the true change in loss without a filter (y) against guesses (x): a panel per guess, a dot per filter."""
-    figure, row = plt.subplots(1, len(guesses), figsize=(WIDTH, 3.8), sharey=True, squeeze=False, layout="constrained")
-    colors = layer_colors(true)
-    for axes, (name, guess) in zip(row[0], guesses.items(), strict=True):
-        for layer, x in guess.items():
-            axes.scatter(x, true[layer], color=colors[layer], label=layer, s=40, zorder=3)
-        axes.set_yscale("symlog", linthresh=0.01)  # one filter can cost a hundred times what another costs
-        axes.set_ylim(-0.003, None)
-        axes.set(xlabel=f"guess: {name}")
-        _plain(axes)
-    row[0][0].set_ylabel("true change in loss")
-    row[0][-1].legend(frameon=False)
+def loss_along_gate(gate: Sequence[float], change: Sequence[float], slope: float, *, title: str) -> Axes:
+    """Draw how the mean loss changes as a gate closes from 1 to 0, and the straight line given by its slope at 1."""
+    axes = _axes(3.5, NARROW)
+    end = change[int(np.argmin(gate))]
+    axes.plot(gate, change, marker="o", color="black", label="measured")
+    axes.plot([1, 0], [0, -slope], "--", color=LAYER_COLORS[5], label="straight on, by the slope at 1")
+    axes.annotate(
+        "", (0, end), (0, -slope), arrowprops={"arrowstyle": "<->", "color": KEPT, "shrinkA": 0, "shrinkB": 0}
+    )
+    axes.annotate("the bend ", (0, (end - slope) / 2), ha="right", va="center")
+    axes.set(xlabel="gate (1: open, 0: closed)", ylabel="change in mean loss", title=title, xlim=(1.03, -0.03))
+    axes.legend(frameon=False, loc="upper left")
+    return axes
+
+
+def promises_and_sizes(table: pd.DataFrame, *, title: str) -> tuple[Axes, Axes]:
+    """Draw two guesses for every filter on two sets of images, side by side, the first filter at the bottom.
+
+    ``table`` has a row for each filter and set, and the columns ``images`` ("training" or "validation"), ``filter``,
+    ``promise``, ``error`` (its standard error; the bars show two of them) and ``size``.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(NARROW, 4.2), sharey=True, layout="constrained")
+    for i, (images, rows) in enumerate(table.groupby("images", sort=False)):
+        look = {"color": LAYER_COLORS[i], "label": f"{images} images"}
+        at = np.arange(len(rows)) + (0.15, -0.15)[i]  # so that no bar hides another
+        left.errorbar(rows["promise"], at, xerr=2 * rows["error"], fmt="os"[i], ms=5, **look)
+        right.plot(rows["size"], at, "os"[i], ms=5, **look)
+        left.set_yticks(range(len(rows)), rows["filter"])
+    left.axvline(0, color="black", lw=0.8)
+    left.set_xlabel("$-$ mean slope")
+    right.set(xlabel="mean size of the slopes", xlim=(0, None))
+    _plain(left, right)
+    figure.legend(*left.get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=2)
     figure.suptitle(title)
-    return list(row[0])
+    return left, right
 
 
 def score_bars(ranks: pd.DataFrame, *, title: str) -> tuple[Axes, Axes]:
@@ -377,8 +424,8 @@ def shares(table: pd.DataFrame, *, title: str) -> Axes:
     return axes
 
 
-def _axes(height: float) -> Axes:
-    _, axes = plt.subplots(figsize=(WIDTH, height), layout="constrained")
+def _axes(height: float, width: float = WIDTH) -> Axes:
+    _, axes = plt.subplots(figsize=(width, height), layout="constrained")
     _plain(axes)
     return axes
 
