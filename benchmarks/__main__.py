@@ -163,7 +163,7 @@ def percentiles(*, seeds: Sequence[int], at_most: int | None = None, backend: st
 
 def _landings(splits: Splits, decide: Split, seed: int) -> pd.DataFrame:
     model, _ = recipe.train(splits, seed)
-    ways = choosing.ways(model, decide)
+    ways = choosing.ways(model, decide, seed)
     shown = {name: ways[name] for name in ("taylor", "oracle", "choose")}
     return choosing.landings(shown, all_subnetworks(model, splits.validation)).assign(seed=seed)
 

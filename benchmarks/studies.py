@@ -1,7 +1,7 @@
 """The studies that take longer than a chapter may: ``make studies``, or ``python -m benchmarks.studies NAME ...``.
 
 Five networks are trained as in chapter 1, from the seeds 5 to 9: nothing in the book or the package was tuned on them.
-Each study measures one network; its file holds the five.
+Each study measures one network; its file holds the five. (Those of chapter 8's searches are still of the seeds 0 to 4.)
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def _correlations(model: nn.Module, splits: Splits, seed: int) -> pd.DataFrame:
 
 def _choices(model: nn.Module, splits: Splits, seed: int) -> pd.DataFrame:
     judged = all_subnetworks(model, splits.validation)
-    return choosing.landings(choosing.ways(model, decide(splits).train), judged)
+    return choosing.landings(choosing.ways(model, decide(splits).train, seed), judged)
 
 
 def _shortlists(model: nn.Module, splits: Splits, seed: int) -> pd.DataFrame:
@@ -79,14 +79,15 @@ layer all: scores divided by the norm of their layer, as plan.rank gives them; a
         f"""decided on {choosing.N_IMAGES:,} training images (splits.train.subset), judged on the validation images
 no update after a choice
 best, percentile: among all sub-networks that remove as many filters and empty no layer
-no norm: the scores are compared as they are, all others divided by the norm of their layer
-random: the mean over all plans of the size
+oracle, no norm: its scores are compared as they are, all others divided by the norm of their layer
 seconds: until the plan of this size was found, smaller ones included; compare them within this file only""",
+        seeds=range(5),
     ),
     "shortlists": Study(
         _shortlists,
         """compress(network, splits, target=Target(filters=9), shortlist=..., update=...); all: None
 accuracy: on the validation images, after the updates""",
+        seeds=range(5),
     ),
     "equal_updates": Study(
         retraining.equal_updates,
@@ -104,6 +105,7 @@ before, after: accuracy on the validation images, before and after one epoch: fi
     "fine_tuning": Study(
         retraining.fine_tuning,
         """pruned: as in chapter 4, eight filters by taylor on the validation images; from scratch: with these widths
+restarted: from scratch, drawn again until it learns: seeds 100 apart, more than 20 % right after an epoch
 wrong surgery: the same, but the columns of the linear layer are off by one filter
 epochs: of fit(..., learning_rate=1e-2), one cycle; the original had 6 before""",
     ),
@@ -148,9 +150,10 @@ def main(arguments: list[str] | None = None) -> None:
     if unknown := [name for name in given.names if name not in ALL]:
         parser.error(f"there is no study {', '.join(unknown)}; there are {', '.join(ALL)}")
     names = given.names or list(ALL)
-    tables = jobs.for_each(partial(of_seed, names=names, networks=given.networks), SEEDS, given.backend)
+    seeds = sorted({seed for name in names for seed in ALL[name].seeds})
+    tables = jobs.for_each(partial(of_seed, names=names, networks=given.networks), seeds, given.backend)
     for name in names:
-        found = {seed: of[name] for seed, of in zip(SEEDS, tables, strict=True) if name in of}
+        found = {seed: of[name] for seed, of in zip(seeds, tables, strict=True) if name in of}
         table = pd.concat(found, names=["seed", None]).reset_index("seed")
         write(table, STUDIES / f"{name}.csv", ALL[name].settings)
         print(f"{name}.csv: {len(table)} rows")

@@ -6,6 +6,7 @@ The palette is Okabe and Ito's, safe for colour-blind readers. A layer and a sta
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from textwrap import fill
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -349,15 +350,16 @@ def paired(differences: pd.DataFrame, *, title: str, xlabel: str) -> Axes:
 
     The full dot is the mean, its bar the 95 % interval of the mean (Student).
     """
-    axes = _axes(0.9 + 0.45 * len(differences.columns))
+    axes = _axes(1.0 + 0.48 * len(differences.columns))
     axes.axvline(0, color="black", lw=0.8)
     for i, (_, runs) in enumerate(differences.items()):
         axes.plot(runs, np.full(len(runs), i), "o", mfc="none", color=KEPT, ms=6)
         half = stdtrit(len(runs) - 1, 0.975) * runs.std() / np.sqrt(len(runs))
         axes.errorbar(runs.mean(), i, xerr=half, fmt="o", color=LAYER_COLORS[0], ms=5, capsize=3)
-    axes.set_yticks(range(len(differences.columns)), [str(name) for name in differences.columns])
-    axes.set(xlabel=xlabel, title=title)
+    axes.set_yticks(range(len(differences.columns)), [fill(str(name), 28) for name in differences.columns])
+    axes.set_xlabel(xlabel)
     axes.invert_yaxis()
+    plt.gcf().suptitle(title)
     return axes
 
 

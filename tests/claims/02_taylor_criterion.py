@@ -4,7 +4,13 @@ assert abs(changes.mean(1)).max() < 0.2 < changes.abs().max()  # the mean hardly
 assert one.mean() > 0 > changes[1:].mean(1).min() - 1e-3 and changes.mean(1)[-1] > 0.1  # a fall promised, a rise found
 assert 0.3 < (one > 0).double().mean() < 0.7  # both directions
 assert sum(int((values == 0).sum()) for values in scores.values()) == 3
-assert agreement.loc["minus the mean slope", "training"] > 0.5 > 0 > -0.6 > agreement.loc["minus the mean slope", "validation"]
+assert (
+    agreement.loc["minus the mean slope", "training"]
+    > 0.5
+    > 0
+    > -0.6
+    > agreement.loc["minus the mean slope", "validation"]
+)
 assert abs(agreement.loc["minus the mean slope", "validation"] + 0.68) < 0.02
 assert agreement.loc["the mean size"].min() > 0.95
 

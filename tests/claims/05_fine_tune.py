@@ -1,0 +1,35 @@
+"""What the text of chapter 5 claims."""
+
+fallen = evaluate(pruned, splits.validation).accuracy
+ended = evaluate(tuned, splits.validation).accuracy
+assert ended > fallen + 0.08  # most of it comes back
+assert history["validation_accuracy"][1] - fallen > 0.7 * (ended - fallen)  # in the first epoch
+stored = {name: evaluate(checkpoint(name).to(device), splits.validation).accuracy for name in ("baseline", "tuned")}
+assert round(100 * stored["baseline"], 2) == 89.60
+assert round(100 * stored["tuned"], 2) == 88.86
+assert abs(stored["tuned"] - ended) < 0.015
+sizes = [sum(p.numel() for p in network.parameters()) for network in (baseline, tuned)]
+assert sizes == [63_122, 23_617]
+assert round(100 * (1 - sizes[1] / sizes[0]), 1) == 62.6
+best_rate = {rate: h["validation_accuracy"].iloc[-1] for rate, h in by_rate.items()}
+assert min(best_rate["0.001"], best_rate["0.01"]) > best_rate["0.0001"]
+assert best_rate["0.01"] > best_rate["0.1"]
+assert not moved
+assert updates == 27
+
+assert (runs.loc[("from scratch", 11)] == 10).sum() == 3  # three of five never learn
+assert runs.loc["pruned"].drop(0).min(axis=None) > 80  # a cut network always does
+assert runs.loc["restarted"].min(axis=None) > 80
+mean = differences.mean()
+more, cost, one, five, eleven = differences.columns
+interval = pd.DataFrame({"low": low, "high": high}, index=differences.columns)
+assert round(mean[more], 1) == 0.4
+assert -0.2 < interval["low"][more] < 0  # just includes zero
+assert (round(mean[cost], 1), round(interval["high"][cost], 1), round(interval["low"][cost], 1)) == (-1.9, -1.0, -2.7)
+assert 3.5 < mean[one] < 4.5
+assert 1.2 < mean[five] < 1.8
+assert interval["low"][one] > 0
+assert -0.1 < interval["low"][five] < 0
+assert interval["low"][eleven] < 0 < interval["high"][eleven]
+means = runs.mean(axis=1)
+assert (round(means["original", 0], 1), round(means["pruned", 5], 1)) == (89.5, 88.0)

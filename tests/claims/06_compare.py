@@ -1,0 +1,31 @@
+"""What the text of chapter 6 claims."""
+
+from cnnprune_utils import evaluate
+
+assert table["parameters"].tolist() == [63_122, 23_617, 23_617, 23_617]
+assert work.sum()["original"] == table["macs"]["original"] and work.sum()["pruned"] == table["macs"]["pruned"]
+assert table["accuracy"]["pruned"] < table["accuracy_low"]["fine-tuned"]
+three = table.loc[["original", "fine-tuned", "from scratch"]]
+assert three["accuracy_low"].max() < three["accuracy_high"].min()  # the intervals overlap
+assert 0 < table["accuracy"]["original"] - table["accuracy"]["fine-tuned"] < 0.01
+for name, network in networks.items():  # the validation accuracy lies within the interval
+    assert table["accuracy_low"][name] < evaluate(network, splits.validation).accuracy < table["accuracy_high"][name]
+assert (speed_up.loc["fine-tuned", ["batch of 1", "batch of 256"]] < speed_up.loc["fine-tuned", "by the MACs"]).all()
+assert change.idxmin() == by_class["original"].idxmin() == "Shirt" and -0.03 < change.min() < -0.02
+half_widths = [(high - low) / 2 for low, high in (accuracy_interval(int(1000 * a), 1000) for a in by_class["original"])]
+assert 0.025 < max(half_widths) < 0.03
+shirts = splits.test.targets == CLASS_NAMES.index("Shirt")
+lost, won = (int((sign * (right["original"] - right["fine-tuned"]) > 0)[shirts].sum()) for sign in (1, -1))
+by_chance = binomtest(lost, lost + won).pvalue  # exercise 2, for one class
+assert 0.02 < by_chance < 0.03 and 1 - (1 - by_chance) ** 10 > 0.2  # one class; the longest of ten bars
+quarter = one_image["q1_ms"]  # the quarter of the rounds in which other work disturbed least
+assert quarter["one filter each"] > 0.5 * quarter["original"]  # most of the time of one image
+assert abs(by_hand - (high - low) / 2) < 1e-4
+assert abs(mean_of_means - right["original"].mean()) > 0.01  # one image that weighs like 9,999
+assert (
+    paired["by chance alone"]["original - fine-tuned"]
+    < 0.001
+    < 0.2
+    < paired["by chance alone"]["from scratch - fine-tuned"]
+)
+assert paired.loc["original - fine-tuned", "95 % from"] > 0 > paired.loc["from scratch - fine-tuned", "95 % from"]
