@@ -63,6 +63,9 @@ def to_bytes(model: nn.Module, *, plan: Plan | None = None) -> bytes:
 def load_model(path: str | os.PathLike[str], *, base: nn.Module | None = None, example: Any = None) -> nn.Module:
     """The model that :func:`save_model` wrote, on the CPU, with its dtypes. Loading runs no code from the file.
 
+    A file holds no train/eval flags. The book's CNN comes in train mode, as every new module does; another network has
+    the flags of ``base``: call ``eval()`` before you use it.
+
     Args:
         path: the file.
         base: the unpruned network, for a file that holds a plan: a copy of it is pruned and gets the numbers of the

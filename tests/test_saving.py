@@ -73,6 +73,7 @@ def test_a_cnn_of_any_widths_loads_alone(make: Callable[[], CNN], tmp_path: Path
     assert loaded.image_size == model.image_size
     assert same(state(loaded), state(model))
     assert all(p.requires_grad and p.device.type == "cpu" for p in loaded.parameters())
+    assert all(module.training for module in loaded.modules())
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])

@@ -264,8 +264,8 @@ def surgery_picture(layers: Sequence[Layer], kept: Mapping[str, Sequence[int]], 
     figure.legend(
         handles=[
             Patch(color=KEPT, label="stays"),
-            Patch(color=REMOVED, label="leaves: a filter"),
-            Patch(color=UNREAD, label="leaves: read a filter that left"),
+            Patch(color=REMOVED, label="removed: a filter"),
+            Patch(color=UNREAD, label="removed: read a removed filter"),
         ],
         loc="outside lower center",
         ncols=3,
