@@ -1,4 +1,4 @@
-"""What training makes of a choice of filters, for one network: at equal updates, or after an epoch."""
+"""What training makes of a choice of filters, for one network: at equal updates, and beside its controls."""
 
 from __future__ import annotations
 
@@ -31,9 +31,8 @@ CONDITIONS = [  # filters removed, updates in all, schedule of each training, it
     (10, 2000, "one_cycle", 1e-2),
     (5, 300, "one_cycle", 2e-3),
 ]
-PLANS = 200
 LEARNS = 0.2  # accuracy after an epoch: a dead network has 0.1
-LEFT = {"network.0": 1, "network.2": 2, "network.4": 3}  # one size and one cost for all plans: 23,617 parameters
+LAYERS = {"network.0": 2, "network.2": 4, "network.4": 8}  # of chapter 1's network, with their filters
 
 
 def equal_updates(model: nn.Module, splits: Splits, seed: int) -> pd.DataFrame:
@@ -91,28 +90,6 @@ def _update(network: nn.Module, splits: Splits, updates: int, schedule: object, 
     fit(network, few, epochs=epochs, learning_rate=rate, schedule=schedule, seed=seed, batch_size=BATCH_SIZE)
 
 
-def one_epoch(model: nn.Module, splits: Splits, seed: int) -> pd.DataFrame:
-    """Return what one epoch makes of different plans of one size, drawn at random among all that leave ``LEFT``.
-
-    Columns: ``plan`` (the filters that stay), ``before``, ``after`` (accuracy on the validation images).
-    """
-    generator = torch.Generator().manual_seed(seed)
-    widths = {"network.0": 2, "network.2": 4, "network.4": 8}
-    plans: dict[str, Plan] = {}
-    while len(plans) < PLANS:
-        stay = {
-            name: sorted(torch.randperm(n, generator=generator)[: LEFT[name]].tolist()) for name, n in widths.items()
-        }
-        text = " ".join(f"{name[-1]}.{k}" for name, filters in stay.items() for k in filters)
-        plans[text] = Plan({name: [k for k in range(n) if k not in stay[name]] for name, n in widths.items()})
-    rows = []
-    for text, plan in tqdm(plans.items(), desc="plans", leave=False):
-        network = prune(model, plan)
-        history = fit(network, splits, epochs=1, learning_rate=1e-2, seed=seed)
-        rows.append((text, *history["validation_accuracy"]))
-    return pd.DataFrame(rows, columns=["plan", "before", "after"])
-
-
 def fine_tuning(model: nn.Module, splits: Splits, seed: int) -> pd.DataFrame:
     """Return what chapter 5's ways to a small network, and their controls, come to.
 
@@ -121,7 +98,7 @@ def fine_tuning(model: nn.Module, splits: Splits, seed: int) -> pd.DataFrame:
     narrow network may be dead when it is drawn; one that is "restarted" is drawn again until it learns.
     """
     plan = lowest(rank(taylor(model, splits.validation)), 8)
-    widths = tuple(n - len(plan.remove.get(name, ())) for name, n in zip(LEFT, (2, 4, 8), strict=True))
+    widths = tuple(n - len(plan.remove.get(name, ())) for name, n in LAYERS.items())
 
     def fitted(network: nn.Module, epochs: int) -> nn.Module:
         fit(network, splits, epochs=epochs, learning_rate=1e-2, seed=seed)

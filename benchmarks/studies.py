@@ -96,12 +96,6 @@ total: updates of {retraining.BATCH_SIZE} images in all: as many between the rem
 schedule and rate: of each training; one_cycle restarts with each
 accuracy: on the validation images, after the last update""",
     ),
-    "one_epoch": Study(
-        retraining.one_epoch,
-        f"""{retraining.PLANS} plans of eight filters, drawn among all that leave 1, 2 and 3 filters in the three layers
-before, after: accuracy on the validation images, before and after one epoch: fit(..., epochs=1, learning_rate=1e-2)""",
-        seeds=SEEDS[:3],
-    ),
     "fine_tuning": Study(
         retraining.fine_tuning,
         """pruned: as in chapter 4, eight filters by taylor on the validation images; from scratch: with these widths

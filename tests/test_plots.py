@@ -205,14 +205,6 @@ def test_paired_differences_show_mean_and_interval() -> None:
     assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b"]
 
 
-def test_before_and_after_are_percent_with_a_mark_for_each_network() -> None:
-    table = pd.DataFrame({"seed": [5, 5, 6], "before": [0.1, 0.5, 0.8], "after": [0.6, 0.7, 0.85]})
-    axes = plots.before_and_after(table, title="before and after")
-    points = lines(axes)
-    assert points["network 5"].tolist() == [[10, 60], [50, 70]]
-    assert points["network 6"].tolist() == [[80, 85]]
-
-
 def test_changes_against_removed_have_all_lines() -> None:
     table = pd.DataFrame({"promised": [0.1, 0.2], "measured": [0.1, 0.5]}, index=[1, 2])
     axes = plots.changes_against_removed(table, title="changes")

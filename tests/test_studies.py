@@ -15,11 +15,10 @@ from cnnprune_utils.book.cnn import CNN
 from cnnprune_utils.book.shipped import study
 from cnnprune_utils.criteria import CRITERIA, loss_changes, oracle
 from cnnprune_utils.exhaustive import all_subnetworks, best_of_each_size, percentile, row_of
-from cnnprune_utils.gates import mask
 from cnnprune_utils.loop import Target, compress
 from cnnprune_utils.plan import Plan, lowest, rank
 from cnnprune_utils.surgery import prune
-from cnnprune_utils.training import evaluate, one_cycle
+from cnnprune_utils.training import one_cycle
 
 WAYS = [*CRITERIA, "oracle, no norm", "taylor, scored again", "closed gates", "beam of 4", "choose", "all sub-networks"]
 JUDGED = ["taylor", "fisher", "activation_mean", "activation_std", "apoz", "magnitude"]
@@ -155,21 +154,6 @@ def test_updates_are_counted(monkeypatch: pytest.MonkeyPatch, updates: int, epoc
     assert calls == [(updates // epochs * 256, epochs)]
 
 
-def big(seed: int = 0) -> CNN:
-    return randomize(CNN((2, 4, 8), image_size=6, n_classes=3), seed)
-
-
-def test_one_epoch_is_of_plans_of_one_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retraining, "PLANS", 7)
-    model = big()
-    table = retraining.one_epoch(model, SPLITS, seed=0)
-    assert table["plan"].nunique() == len(table) == 7
-    first = [(int(name), int(k)) for name, k in (text.split(".") for text in table["plan"][0].split())]
-    assert [name for name, _ in first] == [0, 2, 2, 4, 4, 4]
-    plan = Plan({f"network.{i}": [k for k in range(n) if (i, k) not in first] for i, n in ((0, 2), (2, 4), (4, 8))})
-    assert table["before"][0] == pytest.approx(evaluate(mask(model, plan), SPLITS.validation).accuracy)
-
-
 def test_fine_tuning_has_its_controls(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retraining, "LEARNS", 0.0)  # one epoch on these images teaches nothing
     few = split(60)
@@ -201,7 +185,6 @@ def test_the_files_hold_every_network() -> None:
         "choices": study("choices")["way"].nunique() * len(choosing.SIZES),
         "shortlists": len(choosing.SIZES) * len(choosing.SHORTLISTS) * len(choosing.UPDATES),
         "equal_updates": 4 * len(retraining.CONDITIONS),
-        "one_epoch": retraining.PLANS,
         "fine_tuning": 12,
     }
     assert rows.keys() == studies.ALL.keys()

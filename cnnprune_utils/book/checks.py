@@ -1,7 +1,7 @@
 """Checks of the functions that a reader fills in under "Your turn": one for each, named after what it checks.
 
-A check prints one line, and raises nothing because an answer is wrong. The line begins with "not filled in yet" where the
-function returns ``...`` or nothing, with "not yet" where it returns something wrong, and with "right" otherwise.
+A check prints one line, and raises nothing because an answer is wrong. The line begins with "not filled in yet" where
+the function returns ``...`` or nothing, with "not yet" where it returns something wrong, and with "right" otherwise.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 def expected_change(yours: Callable[[float, float], Any]) -> None:
-    """Check ``yours(part, rest)``, the change of ``(rest + g * part) ** 2`` that its slope at g = 1 promises at g = 0."""
+    """Check ``yours(part, rest)``: the change of ``(rest + g * part) ** 2`` that its slope at g = 1 promises."""
     part, rest = 0.2, 0.95
     answer = yours(part, rest)
     if _is_open(answer):

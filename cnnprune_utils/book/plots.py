@@ -363,30 +363,6 @@ def paired(differences: pd.DataFrame, *, title: str, xlabel: str) -> Axes:
     return axes
 
 
-def before_and_after(table: pd.DataFrame, *, title: str) -> Axes:
-    """Draw accuracy after training against accuracy before it; columns ``seed, before, after``, a colour for each seed.
-
-    The dashed line is where training changes nothing.
-    """
-    axes = _axes(4.2)
-    axes.plot([0, 100], [0, 100], "--", color=KEPT, lw=1)
-    for i, (seed, runs) in enumerate(table.groupby("seed")):
-        marker = "o^sDv"[i % 5]
-        axes.plot(
-            100 * runs["before"],
-            100 * runs["after"],
-            marker,
-            ms=4,
-            alpha=0.7,
-            color=LAYER_COLORS[i],
-            label=f"network {seed}",
-        )
-    axes.set(xlabel="before: accuracy with the filters removed (%)", ylabel="after one epoch (%)", title=title)
-    axes.set(xlim=(0, 92), ylim=(0, 92))
-    axes.legend(frameon=False, loc="lower right")
-    return axes
-
-
 def changes_against_removed(table: pd.DataFrame, *, title: str) -> Axes:
     """Draw the change in loss against filters removed (the index of ``table``), a line per column, the last thick."""
     axes = _axes(3.5)

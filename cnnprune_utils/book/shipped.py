@@ -37,7 +37,7 @@ def training_history(name: str) -> pd.DataFrame:
 
 
 def study(name: str) -> pd.DataFrame:
-    """Return a stored table: "correlations", "choices" or "shortlists". The head of its file says how it was made.
+    """Return a stored table by the name of its file, such as "signs". The head of the file says how it was made.
 
     Raises:
         ValueError: there is none of this name.
