@@ -76,11 +76,12 @@ def load_fashion_mnist(root: str | os.PathLike[str] | None = None, *, validation
 
 def _read(folder: Path, part: str) -> tuple[Tensor, Tensor]:
     """Return images uint8 (N, 28, 28) and labels int64 (N,) of "train" or "t10k"."""
-    from torchvision.datasets.mnist import read_image_file, read_label_file
+    import numpy as np
+    import torch
 
-    images = read_image_file(str(folder / f"{part}-images-idx3-ubyte"))
-    labels = read_label_file(str(folder / f"{part}-labels-idx1-ubyte"))
-    return images, labels
+    images = np.fromfile(folder / f"{part}-images-idx3-ubyte", np.uint8, offset=16)  # behind a header of 16 bytes
+    labels = np.fromfile(folder / f"{part}-labels-idx1-ubyte", np.uint8, offset=8)
+    return torch.from_numpy(images).reshape(-1, IMAGE_SIZE, IMAGE_SIZE), torch.from_numpy(labels).long()
 
 
 def _balanced(labels: Tensor, per_class: int, seed: int) -> Tensor:

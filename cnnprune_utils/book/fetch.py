@@ -12,13 +12,12 @@ import logging
 import os
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import pooch
-from torchvision.datasets import FashionMNIST
 
 from ..files import fingerprint, write
 from . import apt
@@ -85,17 +84,16 @@ def fetch(root: str | os.PathLike[str] | None = None) -> Fetched:
     return Fetched(folder, fetch_files(folder, FILES, sources()))
 
 
-def sources() -> list[Source]:
-    """Return the sources, best first."""
-    mirrors = (Source(f"the mirror {mirror}", partial(from_mirror, mirror)) for mirror in FashionMNIST.mirrors)
-    return [
-        Source(f"Debian's package on this system ({SYSTEM_FOLDER})", from_system),
-        *mirrors,
-        Source(f"apt-get download {PACKAGE}", from_apt),
-    ]
+def sources() -> Iterator[Source]:
+    """Yield the sources, best first."""
+    from torchvision.datasets import FashionMNIST  # takes 2 s and 160 MB, and who has the files needs no mirror
+
+    yield Source(f"Debian's package on this system ({SYSTEM_FOLDER})", from_system)
+    yield from (Source(f"the mirror {mirror}", partial(from_mirror, mirror)) for mirror in FashionMNIST.mirrors)
+    yield Source(f"apt-get download {PACKAGE}", from_apt)
 
 
-def fetch_files(folder: Path, files: Mapping[str, str], sources: Sequence[Source]) -> dict[str, str]:
+def fetch_files(folder: Path, files: Mapping[str, str], sources: Iterable[Source]) -> dict[str, str]:
     """Complete ``folder`` to ``files`` (name -> SHA-256) from the first sources that can; return name -> origin."""
     origin = {name: "already there" for name in files if _sha256(folder / name) == files[name]}
     if len(origin) == len(files):
@@ -130,6 +128,8 @@ def from_system(wanted: Sequence[str], scratch: Path) -> Iterator[Path]:
 
 def from_mirror(mirror: str, wanted: Sequence[str], scratch: Path) -> Iterator[Path]:
     """Yield the files downloaded from ``mirror``, checked with torchvision's checksums of the gzipped files."""
+    from torchvision.datasets import FashionMNIST
+
     checksums = {name: f"md5:{md5}" for name, md5 in FashionMNIST.resources}
     files = pooch.create(path=scratch, base_url=mirror, registry=checksums, retry_if_failed=RETRIES)
     downloader = pooch.HTTPDownloader(timeout=SILENCE, progressbar=True)

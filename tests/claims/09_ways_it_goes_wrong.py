@@ -16,16 +16,14 @@ assert 0.65 < 1 - (1 - nn.BatchNorm2d(1).momentum) ** 10 < 0.66  # how much of t
 assert (folders.targets[-10 * 50 :] == CLASS_NAMES.index("Ankle boot")).all()
 assert by_mode.loc["train, by class", "the network (%)"] < by_mode.loc["eval", "the network (%)"] - 0.2
 assert by_sgd["score_with_backward"] < 15 and by_sgd["taylor"] > 89
-rise = steps - steps.loc["nothing"]  # in points
-assert (
-    rise.loc["gradients of the validation images", "both"]
-    > 0.1
-    > rise.loc["gradients of the validation images", "test"]
-)
-assert (
-    rise.loc["gradients of one half of them", ["one half", "the other half"]].min() > 0
-)  # though it has taught nothing
-assert rise.loc["gradients of the validation images", "test"] < 0 and rise.abs().max(axis=None) < 1
+assert accuracy(after_all) - accuracy(clean) > 0.2 > accuracy(after_all, splits.test) - accuracy(clean, splits.test)
+loss, loss_error, points, points_error = (by_half[name] for name in columns)
+assert loss["own half"] + loss_error["own half"] < 0 and loss["other half"] > loss["own half"] / 3
+assert 3 < -(loss / loss_error)["own half - other half"] < 5.5  # about four times its uncertainty
+assert abs(points["own half - other half"]) < 0.5 * points_error["own half - other half"]  # alike
+assert ((points / points_error)[["own half", "other half"]].between(0.7, 1.3)).all()  # as wide as the rise
+assert abs(loss["test images"]) < loss_error["test images"]
+assert -1.3 < (points / points_error)["test images"] < -0.7  # down, by as much as chance can do
 assert torch.isnan(everything[:6]).all() and everything[6:].isfinite().all()
 assert by_threshold(ranks, 1).n_filters == 3 and len(answers) == 1 and emptied_layer[0] > 40
 assert four == [4, 5, 1, 2] and 14 < shifted[0] - shifted[1] < 16
