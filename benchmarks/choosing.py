@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from cnnprune_utils.batches import Split, Splits
 from cnnprune_utils.choice import choices
-from cnnprune_utils.criteria import CRITERIA, loss_changes, random
+from cnnprune_utils.criteria import CRITERIA, loss_changes
 from cnnprune_utils.exhaustive import all_subnetworks, best_of_each_size, percentile, plan_of, row_of
 from cnnprune_utils.gates import gate_gradients, mask
 from cnnprune_utils.loop import Target, compress
@@ -73,15 +73,17 @@ def _spearman(one: pd.Series, other: pd.Series) -> float:
     return float(spearmanr(one, other).statistic)
 
 
-def ways(model: nn.Module, decide: Split, seed: int = 0) -> dict[str, Callable[[], Iterator[Plan]]]:
+def ways(model: nn.Module, decide: Split) -> dict[str, Callable[[], Iterator[Plan]]]:
     """Return name -> a call that finds, on the images ``decide``, a plan for 0, 1, 2, ... filters removed.
 
-    One-shot: each criterion by its name. Then Taylor scored again after each filter, greedy and a beam by closed gates,
-    :func:`cnnprune_utils.choice.choose`, and every sub-network measured on the images that decide.
+    One-shot: each criterion by its name, and two whose scores no norm divides. Then Taylor scored again after each
+    filter, greedy and a beam by closed gates, :func:`cnnprune_utils.choice.choose`, and every sub-network measured on
+    the images that decide.
     """
-    criteria = {**CRITERIA, "random": partial(random, seed=seed)}  # else every network would get the same draw
+    criteria = {name: criterion for name, criterion in CRITERIA.items() if name != "random"}
     return {
         **{name: partial(_one_shot, criterion, model, decide) for name, criterion in criteria.items()},
+        "taylor, no norm": partial(_one_shot, CRITERIA["taylor"], model, decide, None),
         "oracle, no norm": partial(_one_shot, CRITERIA["oracle"], model, decide, None),
         "taylor, scored again": partial(choices, model, decide, shortlist=1),
         "closed gates": partial(beam, model, decide, 1),
@@ -98,9 +100,12 @@ def landings(
 
     Columns ``way``, ``removed``, ``accuracy``, ``best`` (of all that remove as many), ``percentile`` (as
     :func:`cnnprune_utils.exhaustive.percentile`), ``seconds`` (from the start until the plan of this size was found).
+    The way "random" is not drawn: its accuracy and percentile are the means over all plans of the size.
     """
     best = best_of_each_size(judged)["accuracy"]
-    rows = []
+    whole = judged[~judged["emptied"]].groupby("removed")["accuracy"]
+    shares = whole.rank(pct=True, method="max").groupby(judged["removed"]).mean()
+    rows = [("random", n, whole.mean()[n], best[n], 100 * shares[n], 0.0) for n in sizes]
     for way, plans in tqdm(found.items(), desc="ways", leave=False):
         started = time.perf_counter()
         for n, plan in zip(range(max(sizes) + 1), plans(), strict=False):

@@ -33,6 +33,8 @@ CONDITIONS = [  # filters removed, updates in all, schedule of each training, it
 ]
 LEARNS = 0.2  # accuracy after an epoch: a dead network has 0.1
 LAYERS = {"network.0": 2, "network.2": 4, "network.4": 8}  # of chapter 1's network, with their filters
+KEPT = {"network.0": 1, "network.2": 2, "network.4": 3}  # one size and one cost for all plans: 23,617 parameters
+PLANS = 200  # of the 672 that there are
 
 
 def equal_updates(model: nn.Module, splits: Splits, seed: int) -> pd.DataFrame:
@@ -88,6 +90,25 @@ def _update(network: nn.Module, splits: Splits, updates: int, schedule: object, 
     epochs = -(-updates // per_epoch)
     few = replace(splits, train=splits.train.subset(updates // epochs * BATCH_SIZE, seed))
     fit(network, few, epochs=epochs, learning_rate=rate, schedule=schedule, seed=seed, batch_size=BATCH_SIZE)
+
+
+def one_epoch(model: nn.Module, splits: Splits, seed: int) -> pd.DataFrame:
+    """Return what one epoch makes of plans of one size, drawn among all that keep as many filters as ``KEPT``.
+
+    Columns: ``plan`` (the filters that stay), ``before``, ``after`` (accuracy on the validation images).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    plans: dict[str, Plan] = {}
+    while len(plans) < PLANS:
+        order = {name: torch.randperm(n, generator=generator).tolist() for name, n in LAYERS.items()}
+        stay = {name: sorted(order[name][: KEPT[name]]) for name in LAYERS}
+        text = " ".join(f"{name[-1]}.{k}" for name, filters in stay.items() for k in filters)
+        plans[text] = Plan({name: order[name][KEPT[name] :] for name in LAYERS})
+    rows = []
+    for text, plan in tqdm(plans.items(), desc="plans", leave=False):
+        history = fit(prune(model, plan), splits, epochs=1, learning_rate=1e-2, seed=seed)
+        rows.append((text, *history["validation_accuracy"]))
+    return pd.DataFrame(rows, columns=["plan", "before", "after"])
 
 
 def fine_tuning(model: nn.Module, splits: Splits, seed: int) -> pd.DataFrame:

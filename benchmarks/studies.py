@@ -1,7 +1,7 @@
 """The studies that take longer than a chapter may: ``make studies``, or ``python -m benchmarks.studies NAME ...``.
 
 Five networks are trained as in chapter 1, from the seeds 5 to 9: nothing in the book or the package was tuned on them.
-Each study measures one network; its file holds the five. (Those of chapter 8's searches are still of the seeds 0 to 4.)
+Each study measures one network; its file holds the five.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def _correlations(model: nn.Module, splits: Splits, seed: int) -> pd.DataFrame:
 
 def _choices(model: nn.Module, splits: Splits, seed: int) -> pd.DataFrame:
     judged = all_subnetworks(model, splits.validation)
-    return choosing.landings(choosing.ways(model, decide(splits).train, seed), judged)
+    return choosing.landings(choosing.ways(model, decide(splits).train), judged)
 
 
 def _shortlists(model: nn.Module, splits: Splits, seed: int) -> pd.DataFrame:
@@ -79,15 +79,14 @@ layer all: scores divided by the norm of their layer, as plan.rank gives them; a
         f"""decided on {choosing.N_IMAGES:,} training images (splits.train.subset), judged on the validation images
 no update after a choice
 best, percentile: among all sub-networks that remove as many filters and empty no layer
-oracle, no norm: its scores are compared as they are, all others divided by the norm of their layer
+no norm: the scores are compared as they are, all others divided by the norm of their layer
+random: the mean over all plans of the size
 seconds: until the plan of this size was found, smaller ones included; compare them within this file only""",
-        seeds=range(5),
     ),
     "shortlists": Study(
         _shortlists,
         """compress(network, splits, target=Target(filters=9), shortlist=..., update=...); all: None
 accuracy: on the validation images, after the updates""",
-        seeds=range(5),
     ),
     "equal_updates": Study(
         retraining.equal_updates,
@@ -95,6 +94,12 @@ accuracy: on the validation images, after the updates""",
 total: updates of {retraining.BATCH_SIZE} images in all: as many between the removals, or all after them
 schedule and rate: of each training; one_cycle restarts with each
 accuracy: on the validation images, after the last update""",
+    ),
+    "one_epoch": Study(
+        retraining.one_epoch,
+        f"""{retraining.PLANS} plans of eight filters, drawn among all that keep 1, 2 and 3 filters of the three layers
+before, after: accuracy on the validation images, before and after one epoch: fit(..., epochs=1, learning_rate=1e-2)""",
+        seeds=SEEDS[:3],
     ),
     "fine_tuning": Study(
         retraining.fine_tuning,

@@ -15,12 +15,24 @@ from cnnprune_utils.book.cnn import CNN
 from cnnprune_utils.book.shipped import study
 from cnnprune_utils.criteria import CRITERIA, loss_changes, oracle
 from cnnprune_utils.exhaustive import all_subnetworks, best_of_each_size, percentile, row_of
+from cnnprune_utils.gates import mask
 from cnnprune_utils.loop import Target, compress
 from cnnprune_utils.plan import Plan, lowest, rank
 from cnnprune_utils.surgery import prune
-from cnnprune_utils.training import one_cycle
+from cnnprune_utils.training import evaluate, one_cycle
 
-WAYS = [*CRITERIA, "oracle, no norm", "taylor, scored again", "closed gates", "beam of 4", "choose", "all sub-networks"]
+CRITERIA_ALONE = [name for name in CRITERIA if name != "random"]
+WAYS = [
+    "random",
+    *CRITERIA_ALONE,
+    "taylor, no norm",
+    "oracle, no norm",
+    "taylor, scored again",
+    "closed gates",
+    "beam of 4",
+    "choose",
+    "all sub-networks",
+]
 JUDGED = ["taylor", "fisher", "activation_mean", "activation_std", "apoz", "magnitude"]
 
 
@@ -63,7 +75,7 @@ def test_landings_are_among_all_plans_of_their_size() -> None:
     model = cnn()
     before = snapshot(model)
     judged = all_subnetworks(model, split())
-    landed = choosing.landings(choosing.ways(model, split(), 0), judged, range(1, 5))
+    landed = choosing.landings(choosing.ways(model, split()), judged, range(1, 5))
     assert landed["way"].unique().tolist() == WAYS
     assert landed.groupby("way", sort=False)["removed"].apply(list).tolist() == [[1, 2, 3, 4]] * len(WAYS)
     third = landed[landed["removed"] == 3].set_index("way")
@@ -71,6 +83,10 @@ def test_landings_are_among_all_plans_of_their_size() -> None:
     assert third.loc["fisher", "accuracy"] == row_of(judged, plan)["accuracy"]
     assert third.loc["fisher", "percentile"] == percentile(judged, plan)
     assert (third["best"] == best_of_each_size(judged).loc[3, "accuracy"]).all()
+    of_three = judged.loc[(judged["removed"] == 3) & ~judged["emptied"], "accuracy"]
+    assert third.loc["random", "accuracy"] == pytest.approx(of_three.mean())
+    not_better = [(of_three <= mine).mean() for mine in of_three]
+    assert third.loc["random", "percentile"] == pytest.approx(100 * sum(not_better) / len(not_better))
     assert third.loc["all sub-networks", "percentile"] == 100  # decided and judged on the same images here
     assert (landed.groupby("way")["seconds"].diff().fillna(0) >= 0).all()  # the smaller plans' included
     assert_unchanged(model, before)
@@ -154,6 +170,24 @@ def test_updates_are_counted(monkeypatch: pytest.MonkeyPatch, updates: int, epoc
     assert calls == [(updates // epochs * 256, epochs)]
 
 
+def test_one_epoch_trains_plans_of_one_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each drawn once; the filters that it names are those that stay."""
+    monkeypatch.setattr(retraining, "PLANS", 3)
+    few = split(60)
+    wide = Split(torch.randn(60, 1, 28, 28, generator=torch.Generator().manual_seed(0)), few.targets)
+    model, splits = randomize(CNN()), Splits(wide, wide, wide)
+    table = retraining.one_epoch(model, splits, seed=0)
+    assert table["plan"].nunique() == 3
+    for row in table.to_dict("records"):
+        stay: dict[str, list[int]] = {name: [] for name in retraining.LAYERS}
+        for name, k in (text.split(".") for text in row["plan"].split()):
+            stay[f"network.{name}"].append(int(k))
+        assert {name: len(filters) for name, filters in stay.items()} == retraining.KEPT
+        gone = {name: {*range(n)} - {*stay[name]} for name, n in retraining.LAYERS.items()}
+        assert row["before"] == pytest.approx(evaluate(mask(model, Plan(gone)), wide).accuracy)
+    assert (table["before"] != table["after"]).any()
+
+
 def test_fine_tuning_has_its_controls(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retraining, "LEARNS", 0.0)  # one epoch on these images teaches nothing
     few = split(60)
@@ -185,6 +219,7 @@ def test_the_files_hold_every_network() -> None:
         "choices": study("choices")["way"].nunique() * len(choosing.SIZES),
         "shortlists": len(choosing.SIZES) * len(choosing.SHORTLISTS) * len(choosing.UPDATES),
         "equal_updates": 4 * len(retraining.CONDITIONS),
+        "one_epoch": retraining.PLANS,
         "fine_tuning": 12,
     }
     assert rows.keys() == studies.ALL.keys()
