@@ -1,4 +1,4 @@
-"""The accuracy lost by pruning to at most 23,800 parameters, over several seeds, for three choices of filters."""
+"""The accuracy lost by pruning to at most 23,800 parameters, over several seeds, beside the controls."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import nn
 from cnnprune_utils.batches import Splits
 from cnnprune_utils.criteria import taylor
 from cnnprune_utils.metrics import parameters
-from cnnprune_utils.plan import per_layer, rank
+from cnnprune_utils.plan import Plan, per_layer, rank
 from cnnprune_utils.surgery import prune
 from cnnprune_utils.training import evaluate
 
@@ -33,10 +33,25 @@ def over_the_layers(baseline: nn.Module, splits: Splits, seed: int) -> nn.Module
     return pruned
 
 
+def trained_on(baseline: nn.Module, splits: Splits, seed: int) -> nn.Module:
+    """Control: the whole network, with as many epochs more as the pruned ones get."""
+    copy = prune(baseline, Plan({}))
+    recipe.fine_tune(copy, splits, seed)
+    return copy
+
+
+def from_scratch(baseline: nn.Module, splits: Splits, seed: int) -> nn.Module:
+    """Control: widths 1, 2 and 3 drawn at random, with as many epochs as training and recovery had together."""
+    return recipe.drawn_again((1, 2, 3), splits, recipe.TRAIN_EPOCHS + recipe.TUNE_EPOCHS, seed)
+
+
+CONTROL = "original, trained on"
 WAYS: dict[str, Callable[[nn.Module, Splits, int], nn.Module]] = {
     "one-shot, last layer": one_shot,
     "one filter at a time": recipe.one_at_a_time,
     "1, 2, 5 of the layers": over_the_layers,
+    "from scratch, 1, 2, 3": from_scratch,
+    CONTROL: trained_on,
 }
 
 
@@ -53,6 +68,12 @@ def _of_seed(splits: Splits, seed: int) -> pd.DataFrame:
         after = evaluate(tuned, splits.test).accuracy
         rows.append((way, seed, parameters(tuned), 100 * before, 100 * (before - after)))
     return pd.DataFrame(rows, columns=["way", "seed", "parameters", "baseline", "lost"])
+
+
+def behind_the_control(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows with points behind the original that was trained as long, seed by seed, for ``lost``."""
+    control = rows[rows["way"] == CONTROL].set_index("seed")["lost"]
+    return rows[rows["way"] != CONTROL].assign(lost=lambda others: others["lost"] - others["seed"].map(control))
 
 
 def summary(rows: pd.DataFrame) -> pd.DataFrame:

@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from itertools import count
 
 import pandas as pd
 import torch
@@ -15,11 +14,10 @@ from tqdm import tqdm
 
 from benchmarks import recipe
 from cnnprune_utils.batches import Split, Splits
-from cnnprune_utils.book.cnn import CNN
 from cnnprune_utils.criteria import taylor
 from cnnprune_utils.plan import Plan, lowest, rank
 from cnnprune_utils.surgery import prune
-from cnnprune_utils.training import SCHEDULES, evaluate, fit, seed_everything
+from cnnprune_utils.training import SCHEDULES, evaluate, fit
 
 BATCH_SIZE = 256
 SCORED = 2000  # training images that score, as compress takes them
@@ -31,7 +29,6 @@ CONDITIONS = [  # filters removed, updates in all, schedule of each training, it
     (10, 2000, "one_cycle", 1e-2),
     (5, 300, "one_cycle", 2e-3),
 ]
-LEARNS = 0.2  # accuracy after an epoch: a dead network has 0.1
 LAYERS = {"network.0": 2, "network.2": 4, "network.4": 8}  # of chapter 1's network, with their filters
 KEPT = {"network.0": 1, "network.2": 2, "network.4": 3}  # one size and one cost for all plans: 23,617 parameters
 PLANS = 200  # of the 672 that there are
@@ -125,14 +122,6 @@ def fine_tuning(model: nn.Module, splits: Splits, seed: int) -> pd.DataFrame:
         fit(network, splits, epochs=epochs, learning_rate=1e-2, seed=seed)
         return network
 
-    def scratch(epochs: int, drawn: int = seed) -> nn.Module:
-        seed_everything(drawn)
-        return fitted(CNN(widths=widths).to(splits.train.inputs.device), epochs)
-
-    def restarted(epochs: int) -> nn.Module:
-        learns = (s for s in count(seed, 100) if evaluate(scratch(1, s), splits.validation).accuracy > LEARNS)
-        return scratch(epochs, next(learns))
-
     def off_by_one() -> nn.Module:
         """Chapter 4's wrong surgery: the blocks of the linear layer are those of the filters before."""
         wrong = prune(model, plan)
@@ -149,8 +138,11 @@ def fine_tuning(model: nn.Module, splits: Splits, seed: int) -> pd.DataFrame:
         ("original", recipe.TUNE_EPOCHS, lambda: fitted(copy, recipe.TUNE_EPOCHS)),
         ("pruned", 0, lambda: prune(model, plan)),
         *(("pruned", n, lambda n=n: fitted(prune(model, plan), n)) for n in (1, recipe.TUNE_EPOCHS, all_epochs)),
-        ("from scratch", all_epochs, lambda: scratch(all_epochs)),
-        *(("restarted", n, lambda n=n: restarted(n)) for n in (1, recipe.TUNE_EPOCHS, all_epochs)),
+        ("from scratch", all_epochs, lambda: recipe.from_scratch(widths, splits, seed)[0]),
+        *(
+            ("restarted", n, lambda n=n: recipe.drawn_again(widths, splits, n, seed))
+            for n in (1, recipe.TUNE_EPOCHS, all_epochs)
+        ),
         ("wrong surgery", 0, off_by_one),
         ("wrong surgery", recipe.TUNE_EPOCHS, lambda: fitted(off_by_one(), recipe.TUNE_EPOCHS)),
     ]

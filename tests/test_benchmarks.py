@@ -37,6 +37,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(large, "NETWORKS", {"resnet18": large.NETWORKS["resnet18"]})
     monkeypatch.setattr(recipe, "TRAIN_EPOCHS", 1)
     monkeypatch.setattr(recipe, "TUNE_EPOCHS", 2)
+    monkeypatch.setattr(recipe, "LEARNS", -1.0)
 
 
 def test_every_table_has_its_target_or_its_unit(capsys: pytest.CaptureFixture[str]) -> None:
@@ -46,8 +47,9 @@ def test_every_table_has_its_target_or_its_unit(capsys: pytest.CaptureFixture[st
     assert re.search(r"^usual +[\d,.]+ +23,617 +- +1\.0$", shown, flags=re.MULTILINE), "sampled: no accuracy"
     assert re.search(r"^ours +[\d,.]+ +23,737 +0\.\d{4} +[\d.]+$", shown, flags=re.MULTILINE)
     assert "SAMPLED: 1 of each 10 epochs of the usual recipe ran" in shown
-    for way, size in zip(recovery.WAYS, ("23,737", "23,737", "23,617"), strict=True):
-        assert re.search(rf"^{way} +{size}( +-?\d+\.\d\d){{5}}$", shown, flags=re.MULTILINE), way
+    for way, size in zip(recovery.WAYS, ("23,737", "23,737", "23,617", "23,617", "63,122"), strict=True):
+        rows = re.findall(rf"^{way} +{size}(?: +-?\d+\.\d\d){{5}}$", shown, flags=re.MULTILINE)
+        assert len(rows) == (1 if way == recovery.CONTROL else 2), way
     assert len(re.findall("R squared", shown)) == 3
     assert "nan" not in shown
 
@@ -94,6 +96,12 @@ def test_the_interval_of_the_mean_is_students_t() -> None:
     half = 2.776445 * math.sqrt(0.025 / 5)  # t(0.975, 4) times the standard error
     assert found["mean_lost"] == pytest.approx(0.3)
     assert (found["low"], found["high"]) == pytest.approx((0.3 - half, 0.3 + half))
+
+
+def test_the_control_is_taken_off_seed_by_seed() -> None:
+    lost = {("one", 0): 1.0, ("one", 1): 3.0, (recovery.CONTROL, 0): -0.5, (recovery.CONTROL, 1): 0.25}
+    rows = pd.DataFrame([(way, seed, value) for (way, seed), value in lost.items()], columns=["way", "seed", "lost"])
+    assert recovery.behind_the_control(rows)["lost"].tolist() == [1.5, 2.75]
 
 
 def test_the_slope_is_milliseconds_for_one_more() -> None:

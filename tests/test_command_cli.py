@@ -296,7 +296,7 @@ def test_a_damaged_checkpoint_is_no_traceback(capsys: pytest.CaptureFixture[str]
     assert called("score", "mine") == cli.FAILED
     said = capsys.readouterr().err
     assert "baseline.safetensors is damaged" in said
-    assert said.endswith("Or `cnnprune train mine --redo` makes it anew\n")
+    assert said.endswith("Or `cnnprune train mine --redo` makes it again\n")
 
 
 @pytest.mark.usefixtures("few_images")
@@ -314,7 +314,7 @@ def test_a_damaged_table_says_how_to_make_it_anew(capsys: pytest.CaptureFixture[
         assert called("run", "mine") == cli.FAILED
         said = capsys.readouterr().err
         assert said.startswith("error: mine/ranks.csv is damaged: ")
-        assert said.endswith("`cnnprune score mine --redo` makes it anew\n")
+        assert said.endswith("`cnnprune score mine --redo` makes it again\n")
     assert called("score", "mine", "--redo") == called("run", "mine") == 0
 
 

@@ -145,7 +145,7 @@ def test_chapters_open_with_title_and_goals(name: str) -> None:
     assert cells[0].cell_type == "markdown"
     assert cells[0].source.startswith("# ")
     assert sum(cell.cell_type == "markdown" and cell.source.startswith("# ") for cell in cells) == 1
-    assert any("you will be able to" in cell.source.lower() for cell in cells[:3])
+    assert any("you will be able to" in cell.source.lower() for cell in cells[:5])
 
 
 @every_page

@@ -205,6 +205,13 @@ def test_paired_differences_show_mean_and_interval() -> None:
     assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b"]
 
 
+def test_before_and_after_shows_every_plan() -> None:
+    table = pd.DataFrame({"seed": [5, 5, 6], "before": [0.1, 0.2, 0.3], "after": [0.8, 0.9, 0.7]})
+    drawn = lines(plots.before_and_after(table, title="before and after"))
+    assert drawn["network 5"].tolist() == [[10, 80], [20, 90]]
+    assert drawn["network 6"].tolist() == [[30, 70]]
+
+
 def test_changes_against_removed_have_all_lines() -> None:
     table = pd.DataFrame({"promised": [0.1, 0.2], "measured": [0.1, 0.5]}, index=[1, 2])
     axes = plots.changes_against_removed(table, title="changes")

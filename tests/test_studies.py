@@ -9,7 +9,7 @@ import torch
 from random_networks import assert_unchanged, one_thread, randomize, snapshot  # noqa: F401
 from torch import nn
 
-from benchmarks import choosing, retraining, studies
+from benchmarks import choosing, recipe, retraining, studies
 from cnnprune_utils.batches import Split, Splits
 from cnnprune_utils.book.cnn import CNN
 from cnnprune_utils.book.shipped import study
@@ -173,6 +173,8 @@ def test_updates_are_counted(monkeypatch: pytest.MonkeyPatch, updates: int, epoc
 def test_one_epoch_trains_plans_of_one_size(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each drawn once; the filters that it names are those that stay."""
     monkeypatch.setattr(retraining, "PLANS", 3)
+    trained, fit = [], retraining.fit
+    monkeypatch.setattr(retraining, "fit", lambda *given, **how: (trained.append(how), fit(*given, **how))[1])
     few = split(60)
     wide = Split(torch.randn(60, 1, 28, 28, generator=torch.Generator().manual_seed(0)), few.targets)
     model, splits = randomize(CNN()), Splits(wide, wide, wide)
@@ -185,11 +187,11 @@ def test_one_epoch_trains_plans_of_one_size(monkeypatch: pytest.MonkeyPatch) -> 
         assert {name: len(filters) for name, filters in stay.items()} == retraining.KEPT
         gone = {name: {*range(n)} - {*stay[name]} for name, n in retraining.LAYERS.items()}
         assert row["before"] == pytest.approx(evaluate(mask(model, Plan(gone)), wide).accuracy)
-    assert (table["before"] != table["after"]).any()
+    assert trained == [{"epochs": 1, "learning_rate": 1e-2, "seed": 0}] * 3
 
 
 def test_fine_tuning_has_its_controls(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retraining, "LEARNS", 0.0)  # one epoch on these images teaches nothing
+    monkeypatch.setattr(recipe, "LEARNS", -1.0)  # one epoch on these images teaches nothing
     few = split(60)
     wide = Split(torch.randn(60, 1, 28, 28, generator=torch.Generator().manual_seed(0)), few.targets)
     table = retraining.fine_tuning(randomize(CNN()), Splits(wide, wide, wide), seed=0).set_index(["network", "epochs"])

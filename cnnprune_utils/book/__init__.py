@@ -6,12 +6,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import checks, plots
+    from . import checks, diagrams, plots
     from .cnn import CNN
     from .fashion_mnist import CLASS_NAMES, load_fashion_mnist
     from .shipped import checkpoint, study, training_history
 
-__all__ = ["CLASS_NAMES", "CNN", "checkpoint", "checks", "load_fashion_mnist", "plots", "study", "training_history"]
+__all__ = [
+    "CLASS_NAMES",
+    "CNN",
+    "checkpoint",
+    "checks",
+    "diagrams",
+    "load_fashion_mnist",
+    "plots",
+    "study",
+    "training_history",
+]
 
 # Where each name is defined: modules are imported when a name is first used.
 _HOMES = {
@@ -25,7 +35,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("checks", "plots"):
+    if name in ("checks", "diagrams", "plots"):
         return import_module(f".{name}", __name__)
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -363,6 +363,22 @@ def paired(differences: pd.DataFrame, *, title: str, xlabel: str) -> Axes:
     return axes
 
 
+def before_and_after(table: pd.DataFrame, *, title: str) -> Axes:
+    """Draw accuracy after training against accuracy before it; columns ``seed, before, after``, a marker for each seed.
+
+    The dashed line is where training changes nothing.
+    """
+    axes = _axes(4.2)
+    axes.plot([0, 100], [0, 100], "--", color=KEPT, lw=1)
+    for i, (seed, runs) in enumerate(table.groupby("seed")):
+        before, after, color = 100 * runs["before"], 100 * runs["after"], LAYER_COLORS[i % len(LAYER_COLORS)]
+        axes.plot(before, after, "o^sDv"[i % 5], ms=4, alpha=0.7, color=color, label=f"network {seed}")
+    axes.set(xlabel="before: eight filters removed (% right)", ylabel="after one epoch (% right)", title=title)
+    axes.set(xlim=(0, 92), ylim=(0, 92))
+    axes.legend(frameon=False, loc="lower right")
+    return axes
+
+
 def changes_against_removed(table: pd.DataFrame, *, title: str) -> Axes:
     """Draw the change in loss against filters removed (the index of ``table``), a line per column, the last thick."""
     axes = _axes(3.5)

@@ -47,7 +47,9 @@ def table(folder: RunFolder, name: str) -> pd.DataFrame:
         if FIRST[name] not in rows:
             raise ValueError(f"it has no column {FIRST[name]}")
     except ValueError as error:  # pandas' own errors are of this kind
-        raise ValueError(f"{file} is damaged: {error}. `cnnprune {step} {folder.path} --redo` makes it anew") from error
+        raise ValueError(
+            f"{file} is damaged: {error}. `cnnprune {step} {folder.path} --redo` makes it again"
+        ) from error
     return rows
 
 

@@ -51,7 +51,7 @@ class Run:
             model = load_model(file)
         except ValueError as error:
             step = next(step for step, made in _MODELS.items() if made == name)
-            raise ValueError(f"{error} Or `cnnprune {step} {self.folder.path} --redo` makes it anew") from error
+            raise ValueError(f"{error} Or `cnnprune {step} {self.folder.path} --redo` makes it again") from error
         gone = {} if name == "baseline" else self.plan().remove
         widths = [n - len(gone.get(layer, ())) for layer, n in self.settings.network.layers.items()]
         if not isinstance(model, CNN) or [*model.widths] != widths:

@@ -10,3 +10,5 @@ assert silent == 8 and predict(hasty, few.validation).unique().numel() == 1
 assert hasty_history["train_loss"][1] > 5 and 2 < hasty_history["train_loss"][2] < 3.5
 assert chosen[:, 0].mean() > 0.58 and abs(chosen[:, 1].mean() - 0.5) < 0.01
 assert mistakes.sum(1).argmax() == CLASS_NAMES.index("Shirt")
+assert (28 * 28, 784 * 10) == (784, 7_840)  # what a filter of the third convolution feeds
+assert round(5000 * ours) == 4_480  # of the pictures are right

@@ -20,3 +20,8 @@ magnitude_loss, taylor_loss = (
     before.accuracy - evaluate(mask(baseline, lowest(order, 4)), validation).accuracy for order in (by_weight, ranks)
 )
 assert magnitude_loss > 0.025 and taylor_loss < 0.002
+assert len(ranks) == 14 and (28**2, 14**2, 7**2) == (784, 196, 49)  # positions of the shrinking maps
+with torch.no_grad():
+    some = splits.validation.inputs[:10]
+    first, last = shrinking[:2], shrinking[2:]
+    torch.testing.assert_close(last(0.99 * first(some)), 0.99 * shrinking(some))  # ReLUs without biases

@@ -1,5 +1,8 @@
 """What the text of chapter 7 claims."""
 
+from inspect import signature
+
+from cnnprune_utils import fit
 from cnnprune_utils.loop import TargetMissed
 
 by_validation = rank(taylor(baseline, splits.validation))["rank"]  # the list of chapter 3
@@ -60,3 +63,9 @@ assert (ten[("once", "between")] == ten.min(axis=1)).all()  # one old list with 
 assert (ten.loc[(2000, "one_cycle", 0.01)] - ten.loc[(300, "one_cycle", 0.002)] > 5).all()  # lifts every way
 old_list = by_way.xs(("again", "between"), level=four).loc[10] - by_way.xs(("once", "between"), level=four).loc[10]
 assert ttest_1samp(old_list, 0, axis=1).confidence_interval().low.max() < 0
+
+
+assert signature(fit).parameters["batch_size"].default == 256 and 30 * 256 * 7 < len(splits.train) < 30 * 256 * 7.3
+by_chapter_4 = lowest(rank(taylor(baseline, splits.validation)), 8)
+assert round(accuracy(mask(baseline, by_chapter_4)), 2) == 76.22 and round(accuracy(eight_gone.network), 2) == 80.38
+assert 2 ** len(ranks) == 16_384 and len(ranks) == 14

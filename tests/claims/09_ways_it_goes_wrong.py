@@ -41,3 +41,4 @@ assert [name.split()[0] for name in pairs.index[better]] == ["8", "10"]
 assert (pairs["wrong"] < pairs["right"]).sum() == 7
 assert three["right passes"].all() and not three["wrong passes"].any()
 assert sorted({*three.index}) == [2, 3, 4, 7, 8, 9, 10] and three["check"].nunique() == 3
+assert len(validation) == 5_000
