@@ -167,7 +167,12 @@ class Batch:
             )
         batch = batch._mapped(lambda x: torch.from_numpy(x) if isinstance(x, np.ndarray) else x)
         n = len(batch)
-        if isinstance(batch.targets, Tensor) and (batch.targets.ndim == 0 or len(batch.targets) != n):
+        if isinstance(batch.targets, Tensor) and batch.targets.ndim == 0:
+            raise ValueError(
+                "data yield batches, and this is a single example, with one number as its target: pass "
+                "DataLoader(data, batch_size=32)."
+            )
+        if isinstance(batch.targets, Tensor) and len(batch.targets) != n:
             raise ValueError(f"a batch has {n} inputs and targets of shape {tuple(batch.targets.shape)}: one for each.")
         return batch if device is None else batch._mapped(lambda x: x.to(device) if isinstance(x, Tensor) else x)
 
@@ -249,7 +254,7 @@ class Batches:
         self._started = self._pass()
         self._first = next(self._started, None)
         if self._first is None:
-            raise ValueError(f"the data ({_kind(data)}) yield no batch: there must be at least one example.")
+            raise no_batch(data)
 
     @classmethod
     def of(cls, data: Data, batch_size: int, model: nn.Module) -> Batches:
@@ -300,6 +305,11 @@ def checked(data: Data) -> Data:
             "batches."
         )
     return data
+
+
+def no_batch(data: Data) -> ValueError:
+    """Return the error for data without a batch."""
+    return ValueError(f"the data ({_kind(data)}) yield no batch: there must be at least one example.")
 
 
 def sample(data: Data, n: int, seed: int) -> Data:

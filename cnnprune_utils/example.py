@@ -76,8 +76,11 @@ class Example:
     @property
     def hint(self) -> str:
         """What to pass instead, for the message where a network does not take these inputs; or an empty text."""
-        if any(isinstance(x, Tensor) and x.dtype == torch.uint8 for x in tree_leaves((self.args, dict(self.kwargs)))):
+        kinds = {x.dtype for x in tree_leaves((self.args, dict(self.kwargs))) if isinstance(x, Tensor)}
+        if torch.uint8 in kinds:
             return " They are bytes (torch.uint8): pass what it was trained on, such as inputs.float() / 255."
+        if torch.float64 in kinds:
+            return " They are torch.float64, as numpy makes them: for a network in float32 pass inputs.float()."
         return ""
 
     def passes(self, model: nn.Module) -> bool:

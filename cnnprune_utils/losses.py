@@ -128,7 +128,8 @@ def _called(loss: Loss, outputs: Any, targets: Any) -> Any:
             raise ValueError("the shapes differ")  # some of PyTorch's losses would compare each with each other
         return loss(scores, targets)
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
-        raise ValueError(f"{name_of(loss)} does not take {_shapes(scores, targets)}: {error}. {_ADVICE}") from error
+        why = str(error).rstrip(".")
+        raise ValueError(f"{name_of(loss)} does not take {_shapes(scores, targets)}: {why}. {_ADVICE}") from error
 
 
 _ADVICE = (

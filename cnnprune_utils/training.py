@@ -24,7 +24,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ConstantLR, LRScheduler, OneCycleLR
 from tqdm import tqdm
 
-from .batches import Batch, Batches, Data, Split, Splits, checked, count, device_of, identity
+from .batches import Batch, Batches, Data, Split, Splits, checked, count, device_of, identity, no_batch
 from .example import same_numbers
 from .files import fingerprint
 from .losses import Loss, logits, name_of, of_all, of_batch, right_answers
@@ -207,6 +207,8 @@ def fit(
     # Always a new optimizer: one from before pruning would hold, and update, the parameters of the old network.
     optimizer = torch.optim.Adam(trainable, lr=learning_rate)
     n_batches = count(checked(splits.train), batch_size)
+    if not n_batches:
+        raise no_batch(splits.train)
     rates = schedule(optimizer, epochs * n_batches)
     so_far = TrainingState(model, optimizer, rates, torch.Generator().manual_seed(seed))
     as_it_came = _State(model, whole=True)

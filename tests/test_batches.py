@@ -240,7 +240,7 @@ def test_the_first_examples_of_a_batch() -> None:
             "needs its targets under one of labels, label, targets, target; it has x",
         ),
         ([(torch.zeros(2), torch.zeros(3))], ValueError, r"2 inputs and targets of shape \(3,\): one for each"),
-        ([(torch.zeros(2), torch.tensor(1))], ValueError, r"2 inputs and targets of shape \(\): one for each"),
+        (DataLoader(LOADER.dataset, batch_size=None), ValueError, r"a single example, .* DataLoader\(data, batch_size"),
         ([("text", torch.zeros(3))], ValueError, "a batch has no tensor among its inputs"),
     ],
 )
@@ -255,6 +255,12 @@ def test_bytes_say_what_the_network_takes() -> None:
         TypeError, match=r"Conv2d fails on inputs of 2x1x4x4: .* They are bytes .* such as inputs\.float\(\) / 255"
     ):
         Batch.of((torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.zeros(2))).through(model)
+
+
+def test_numbers_of_numpy_say_what_to_pass() -> None:
+    given = Batch.of((np.zeros((2, 1, 4, 4)), np.zeros(2)))
+    with pytest.raises(TypeError, match=r"They are torch\.float64, .* pass inputs\.float\(\)"):
+        given.through(torch.nn.Conv2d(1, 1, 1))
 
 
 def test_a_sample_is_held_in_memory(ten) -> None:

@@ -80,6 +80,12 @@ def always(outputs: list[float]) -> nn.Module:
 # evaluate and predict
 
 
+def test_no_batch_is_refused() -> None:
+    images = Split(torch.zeros(2, 1, 28, 28), torch.zeros(2, dtype=torch.long))
+    with pytest.raises(ValueError, match=r"the data \(an empty list\) yield no batch"):
+        fit(nn.Sequential(nn.Flatten(), nn.Linear(784, 10)), Splits([], images, images), epochs=1, learning_rate=1e-3)
+
+
 def test_accuracy_and_loss_weigh_every_image_alike_also_in_a_short_last_batch() -> None:
     model = always([1.0, 0.0])
     split = Split(torch.rand(5, 1, 1, 1), torch.tensor([0, 0, 1, 0, 1]))  # batches of 2: right 2, 1, 0 of 2, 2, 1
