@@ -44,7 +44,6 @@ html: $(READY)  ## build the web pages from the outputs that the notebooks hold,
 test: data  ## format, lint, types, unit tests, and every notebook against its stored outputs
 	@$(RUN) -m ruff format --check .
 	@$(RUN) -m ruff check .
-	@$(RUN) -m mypy
 	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} exec $(RUN) -m pytest --nbval --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 lab: data  ## open chapter 1 in JupyterLab

@@ -26,6 +26,7 @@ LIMIT_MB = 1500  # of one kernel: Binder gives 2 GB, and JupyterLab needs some o
 LONGEST = [
     "05_fine_tune.ipynb",
     "test_browser.py",
+    "test_types.py",
     "07_the_papers_loop.ipynb",
     "01_train.ipynb",
     "test_command_tracking.py",

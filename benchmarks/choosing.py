@@ -45,7 +45,7 @@ def correlations(model: nn.Module, split: Split) -> pd.DataFrame:
             rows.append((name, "all", _spearman(ranks["normalized"], truth)))
             rows.append((name, "all, no norm", _spearman(scores, truth)))
             for layer, of in ranks.groupby("layer").groups.items():
-                rows.append((name, layer, _spearman(scores[of], truth[of])))
+                rows.append((name, str(layer), _spearman(scores[of], truth[of])))
     return pd.DataFrame(rows, columns=["criterion", "layer", "spearman"])
 
 
@@ -111,8 +111,8 @@ def landings(
         for n, plan in zip(range(max(sizes) + 1), plans(), strict=False):
             seconds = time.perf_counter() - started
             if n in sizes:
-                landed = row_of(judged, plan)["accuracy"], best[n], percentile(judged, plan)
-                rows.append((way, n, *map(float, landed), seconds))
+                accuracy = float(row_of(judged, plan)["accuracy"])
+                rows.append((way, n, accuracy, best[n], percentile(judged, plan), seconds))
             started = time.perf_counter() - seconds  # looking plans up in the table is not part of the search
     return pd.DataFrame(rows, columns=["way", "removed", "accuracy", "best", "percentile", "seconds"])
 

@@ -73,5 +73,5 @@ def tables(root: Path, *, usual_epochs: int, at_most: int | None = None) -> tupl
     steps = pd.DataFrame({"usual_s": usual_steps, "ours_s": our_steps})
     steps["times_less"] = steps["usual_s"] / steps["ours_s"]
     outcome = pd.DataFrame({"usual": usual_outcome, "ours": our_outcome}).T.astype({"parameters": int})
-    outcome["times_less"] = outcome.loc["usual", "seconds"] / outcome["seconds"]
+    outcome["times_less"] = usual_outcome["seconds"] / outcome["seconds"]
     return outcome, steps

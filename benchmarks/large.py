@@ -74,11 +74,11 @@ def table(*, n_images: int, rounds: int) -> pd.DataFrame:
         gates = gated(model, split.inputs[:2])
         for name, layer in gates.structure.layers.items():
             gates.gates[name].values = torch.ones(layer.out_channels, requires_grad=True)
-        batch = split.inputs[:BATCH_SIZE]
+        scored, batch = gated(model, split.inputs[:2]), split.inputs[:BATCH_SIZE]
         model.eval()
         calls = {
             "forward_backward_s": lambda m=model, s=split: scoring.forward_backward(m, s, BATCH_SIZE),
-            "taylor_s": lambda m=model, s=split: score(m, s),
+            "taylor_s": lambda m=scored, s=split: score(m, s),
             "analysis_s": lambda m=model, s=split: analyse(m, s.inputs[:2]),
             "plain": lambda m=model, b=batch: m(b),
             "gates": lambda m=gates, b=batch: m(b),

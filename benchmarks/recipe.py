@@ -100,9 +100,10 @@ def main() -> None:
     models: dict[str, nn.Module] = {}
     models["baseline"], baseline_history = train(splits)
     plan = make_plan(models["baseline"], splits)
-    models["tuned"] = prune(models["baseline"], plan)
-    fine_tune(models["tuned"], splits)
-    models["scratch"], scratch_history = from_scratch(models["tuned"].widths, splits)
+    models["tuned"] = tuned = prune(models["baseline"], plan)
+    fine_tune(tuned, splits)
+    assert isinstance(tuned, CNN)
+    models["scratch"], scratch_history = from_scratch(tuned.widths, splits)
     for name, history in {"baseline": baseline_history, "scratch": scratch_history}.items():
         write(CHECKPOINTS / f"{name}_history.csv", history.drop(columns="seconds").to_csv(index=False))
     for name, model in models.items():

@@ -17,7 +17,7 @@ from cnnprune_utils.batches import Split, Splits
 from cnnprune_utils.criteria import taylor
 from cnnprune_utils.plan import Plan, lowest, rank
 from cnnprune_utils.surgery import prune
-from cnnprune_utils.training import SCHEDULES, evaluate, fit
+from cnnprune_utils.training import SCHEDULES, Schedule, evaluate, fit
 
 BATCH_SIZE = 256
 SCORED = 2000  # training images that score, as compress takes them
@@ -81,7 +81,7 @@ def _always(plan: Plan, network: nn.Module) -> Plan:
     return plan
 
 
-def _update(network: nn.Module, splits: Splits, updates: int, schedule: object, rate: float, seed: int) -> None:
+def _update(network: nn.Module, splits: Splits, updates: int, schedule: Schedule, rate: float, seed: int) -> None:
     """Train in place for so many batches; more than an epoch of them are several passes over as many images."""
     per_epoch = max(1, len(splits.train) // BATCH_SIZE)
     epochs = -(-updates // per_epoch)
@@ -97,7 +97,7 @@ def one_epoch(model: nn.Module, splits: Splits, seed: int) -> pd.DataFrame:
     generator = torch.Generator().manual_seed(seed)
     plans: dict[str, Plan] = {}
     while len(plans) < PLANS:
-        order = {name: torch.randperm(n, generator=generator).tolist() for name, n in LAYERS.items()}
+        order = {name: tuple(torch.randperm(n, generator=generator).tolist()) for name, n in LAYERS.items()}
         stay = {name: sorted(order[name][: KEPT[name]]) for name in LAYERS}
         text = " ".join(f"{name[-1]}.{k}" for name, filters in stay.items() for k in filters)
         plans[text] = Plan({name: order[name][KEPT[name] :] for name in LAYERS})

@@ -76,6 +76,7 @@ def make_plan(model: CNN, loader: Loader) -> Plan:
         model.zero_grad()
         F.cross_entropy(model(images), labels).backward()
         for name, z in maps.items():
+            assert z.grad is not None  # backward has been here
             totals[name] = totals.get(name, 0) + (z.detach() * z.grad).abs().mean(dim=(0, 2, 3))
     for hook in hooks:
         hook.remove()

@@ -380,7 +380,7 @@ def _knows(func: Any, name: str, args: Any, kwargs: Any) -> Read | dict[str, Any
     return {"input": kwargs.get("input", args[0] if args else None)} if is_dropout else None
 
 
-class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Operations(TorchDispatchMode):
     def __init__(self, flow: Flow) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.flow = flow

@@ -47,7 +47,7 @@ class Names:
 
     def merge(self, a: Tensor, b: Tensor, why: str) -> None:
         """Merge the names of ``a`` and ``b``, place by place; where one meets a number that nobody makes, freeze it."""
-        a, b = (self.roots(x).flatten() for x in torch.broadcast_tensors(a, b))  # type: ignore[no-untyped-call]
+        a, b = (self.roots(x).flatten() for x in torch.broadcast_tensors(a, b))
         if bool((nobody := (a * b == 0) & (a + b > 0)).any()):
             self.freeze(torch.maximum(a, b)[nobody], why)
         apart = (a != b) & (a > 0) & (b > 0)

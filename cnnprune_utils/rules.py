@@ -99,7 +99,7 @@ def apply(flow: Flow, call: Call) -> list[Tensor]:
 def pointwise(flow: Flow, call: Call) -> Labels:
     """Numbers meet element by element, so their names are merged; parameters belong to the names that they meet."""
     names, matrices = flow.names, [x for x in call.ins if flow.is_matrix(x)]
-    shape = torch.Size(torch.broadcast_shapes(*(x.shape for x in call.ins)))  # type: ignore[no-untyped-call]
+    shape = torch.Size(torch.broadcast_shapes(*(x.shape for x in call.ins)))
     result = torch.full([1] * len(shape), ANYBODY)
     for x in call.ins:
         if x.numel() != 1 and not flow.is_matrix(x):
@@ -124,7 +124,7 @@ def pointwise(flow: Flow, call: Call) -> Labels:
 
 def _meet(flow: Flow, call: Call, a: Tensor, b: Tensor) -> Tensor:
     a, b = _spread(flow, call, a, b), _spread(flow, call, b, a)
-    shape = torch.Size(torch.broadcast_shapes(a.shape, b.shape))  # type: ignore[no-untyped-call]
+    shape = torch.Size(torch.broadcast_shapes(a.shape, b.shape))
     a, b = flow.names.core(a), flow.names.core(b)
     flow.names.merge(a, b, f"{call.name} in {flow.where()} joins it with numbers that no filter makes")
     return torch.where(a > 0, a, torch.where(b > 0, b, torch.maximum(a, b))).expand(shape)

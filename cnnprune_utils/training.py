@@ -311,7 +311,7 @@ def _epoch(
                 "example over, or drop_last=True in a DataLoader."
             ) from error
         cost = _cost(outputs, batch, loss, teacher)
-        cost.backward()  # type: ignore[no-untyped-call]
+        cost.backward()
         so_far.optimizer.step()
         so_far.schedule.step()
         total += cost.detach() * len(batch)

@@ -1,7 +1,8 @@
 """The book's pages in a real browser: they load, read, search, switch to dark, and leave nobody out.
 
-Every page is visited once, by `visits`, which keeps what it saw; each test then holds one rule over all pages. Two
-pictures of every page are in build/screenshots afterwards. Without a Chromium the tests are skipped, and fail on CI.
+Every page is visited once, by `visits`, which keeps what it saw; each test then holds one rule over all pages. With
+SCREENSHOTS=1 two pictures of every page are in build/screenshots afterwards. Without a Chromium the tests are skipped,
+and fail on CI.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from cnnprune_utils.book.chapters import chapters_in
 
 ROOT = Path(__file__).resolve().parents[1]
 SITE = ROOT / "build" / "html"
-SCREENSHOTS = ROOT / "build" / "screenshots"
+SCREENSHOTS = ROOT / "build" / "screenshots" if os.environ.get("SCREENSHOTS") else None  # they take a third of the time
 CHAPTERS = [path.stem for path in chapters_in(ROOT / "notebooks")]
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
@@ -223,6 +224,8 @@ def inspect(browser: Any, address: str, name: str, kinds: set[str]) -> Visit:
     visit.look = page.evaluate(LOOK)
 
     def picture(kind: str) -> None:
+        if SCREENSHOTS is None:
+            return
         path = SCREENSHOTS / f"{name.replace('/', '-')}-{kind}.png"
         page.screenshot(path=path, full_page=True, animations="disabled")
 
@@ -245,8 +248,9 @@ def inspect(browser: Any, address: str, name: str, kinds: set[str]) -> Visit:
 
 @pytest.fixture(scope="module")
 def visits(browser: Any, address: str, site: Path) -> dict[str, Visit]:
-    shutil.rmtree(SCREENSHOTS, ignore_errors=True)
-    SCREENSHOTS.mkdir(parents=True)
+    if SCREENSHOTS is not None:
+        shutil.rmtree(SCREENSHOTS, ignore_errors=True)
+        SCREENSHOTS.mkdir(parents=True)
     kinds: set[str] = set()
     return {name: inspect(browser, address, name, kinds) for name in pages(site)}
 
