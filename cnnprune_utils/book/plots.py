@@ -5,6 +5,7 @@ The palette is Okabe and Ito's, safe for colour-blind readers. A layer and a sta
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from textwrap import fill
 
@@ -36,6 +37,11 @@ UNREAD = "#F3B98B"  # a lighter REMOVED
 KEPT = "#BBBBBB"
 WIDTH = 7.5  # inches: the width of a page
 NARROW = 6.0  # inches: what a phone shrinks least
+
+if "IPython" in sys.modules and sys.modules["IPython"].get_ipython() is not None:  # in a notebook: at twice the density
+    from matplotlib_inline.backend_inline import set_matplotlib_formats
+
+    set_matplotlib_formats("retina")
 
 
 def layer_colors(layers: Iterable[str]) -> dict[str, str]:
