@@ -1,5 +1,9 @@
 """What the text of chapter 8 claims."""
 
+from inspect import signature
+
+from cnnprune_utils import compress
+
 assert len(table) == 2**14 and len(whole) == 3 * 15 * 255 and table["emptied"].sum() == 2**14 - 11_475
 assert by_taylor.loc[:4].equals(best.loc[1:4, "accuracy"].rename(None).rename_axis(None))  # Taylor finds the best
 assert round(100 * by_taylor[9], 2) == 61.72 and round(100 * best.loc[9, "accuracy"], 2) == 80.56
@@ -45,6 +49,7 @@ assert 0.035 < best.loc[8, "accuracy"] - row_of(table, greedy(8))["accuracy"] < 
 assert price["x Taylor"]["all sub-networks"] < price["x Taylor"]["choose"]
 
 # after an epoch
+assert (plans.groupby("seed").size() == 200).all() and signature(compress).parameters["n_images"].default == 2000
 never = plans[plans["after"] < 0.2]
 assert never["before"].between(0.08, 0.12).all()
 begun = plans[plans["before"] > 0.12].groupby("seed")["after"].agg(["min", "max"])
