@@ -205,14 +205,15 @@ class Batch:
         """Return the outputs of ``model``.
 
         Raises:
-            TypeError: the inputs are bytes, and the network takes numbers of floating point.
+            TypeError: the inputs are bytes, or of torch.float64, and the network takes other numbers.
         """
         try:
             return model(*self.inputs.args, **self.inputs.kwargs)
         except RuntimeError as error:
-            if not self.inputs.hint:
+            hint = self.inputs.hint(error)
+            if not hint:
                 raise
-            message = f"{type(model).__name__} fails on inputs of {self.inputs}: {error}.{self.inputs.hint}"
+            message = f"{type(model).__name__} fails on inputs of {self.inputs}: {error}.{hint}"
             raise TypeError(message) from error
 
     def _tensors(self) -> Iterator[Tensor]:

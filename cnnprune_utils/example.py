@@ -73,13 +73,12 @@ class Example:
 
         return Example(tree_map(convert, self.args), tree_map(convert, dict(self.kwargs)))
 
-    @property
-    def hint(self) -> str:
-        """What to pass instead, for the message where a network does not take these inputs; or an empty text."""
+    def hint(self, error: Exception) -> str:
+        """What to pass instead, where a network says this of these inputs; or an empty text."""
         kinds = {x.dtype for x in tree_leaves((self.args, dict(self.kwargs))) if isinstance(x, Tensor)}
         if torch.uint8 in kinds:
             return " They are bytes (torch.uint8): pass what it was trained on, such as inputs.float() / 255."
-        if torch.float64 in kinds:
+        if torch.float64 in kinds and "double" in str(error).lower():  # it says that the types differ
             return " They are torch.float64, as numpy makes them: for a network in float32 pass inputs.float()."
         return ""
 

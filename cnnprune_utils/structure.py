@@ -267,7 +267,7 @@ def analyse(model: nn.Module, example: Any = None) -> Structure:
                         ) from error
                     raise ValueError(
                         f"{type(model).__name__} fails on the example ({inputs}): {error}."
-                        + (inputs.hint or " Pass inputs that it takes, as example= or in the data.")
+                        + (inputs.hint(error) or " Pass inputs that it takes, as example= or in the data.")
                     ) from error
         twin.train()
         try:

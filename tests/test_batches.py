@@ -263,6 +263,13 @@ def test_numbers_of_numpy_say_what_to_pass() -> None:
         given.through(torch.nn.Conv2d(1, 1, 1))
 
 
+def test_what_fails_for_another_reason_stays_as_it_is() -> None:
+    model = torch.nn.Sequential(torch.nn.Conv2d(1, 1, 1), torch.nn.Unflatten(1, (2, 2))).double()
+    with pytest.raises(RuntimeError) as failed:
+        Batch.of((torch.zeros(2, 1, 4, 4, dtype=torch.float64), torch.zeros(2))).through(model)
+    assert "float64" not in str(failed.value)
+
+
 def test_a_sample_is_held_in_memory(ten) -> None:
     assert torch.equal(sample(ten, 4, seed=1).targets, ten.subset(4, 1).targets)
     assert len(sample(ten, 99, seed=1)) == 10

@@ -529,8 +529,9 @@ def test_jupyterlab_runs_chapter_4_and_its_board(browser: Any, lab: tuple[str, P
     shown = numbers(board)
     assert (shown["Accuracy"], shown["Parameters"]) == ("76.22 %", "23,617")  # the chapter's plan, eight gates closed
     changed = board.get_by_text(re.compile(r"^\d+ of 200 answers differ")).inner_text()
-    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-    page.screenshot(path=SCREENSHOTS / "jupyterlab.png")
+    if SCREENSHOTS is not None:
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=SCREENSHOTS / "jupyterlab.png")
     closed = board.get_by_role("switch", checked=False).first
     closed.focus()
     page.keyboard.press("Space")

@@ -29,7 +29,7 @@ def test_every_public_name_is_there_and_listed(package) -> None:
 def test_a_public_name_is_that_of_its_module(package) -> None:
     for name, module in package._HOMES.items():
         assert getattr(package, name) is getattr(import_module(f"{package.__name__}.{module}"), name)
-    assert set(package.__all__) - {"__version__", "checks", "plots"} == package._HOMES.keys()
+    assert set(package.__all__) - {"__version__", "checks", "diagrams", "plots"} == package._HOMES.keys()
 
 
 def test_no_public_name_is_a_module() -> None:
