@@ -17,13 +17,18 @@ Kept: TypeAlias = dict[str, dict[int, Tensor]]
 """Name of a parameter or buffer -> dimension -> the indices that stay."""
 
 
-def copy_of(model: nn.Module, *, shared: bool = False) -> nn.Module:
+def copy_of(model: nn.Module, *, shared: bool = False, instead: Mapping[int, Tensor] | None = None) -> nn.Module:
     """Return a copy of ``model``; with ``shared``, it has the same parameters.
 
     A network whose modules do something of their own in ``train()`` or ``eval()``, such as merging weights, shares
     nothing: it would change the other one.
+
+    Args:
+        model: the network.
+        shared: whether parameters are the same tensors.
+        instead: id of a tensor -> the tensor that the copy has in its place.
     """
-    memo: dict[int, Any] = {}
+    memo: dict[int, Any] = dict(instead or {})
     if shared and not switches(model):
         memo |= {id(parameter): parameter for parameter in model.parameters()}
     with _WithoutHistory():
@@ -55,21 +60,15 @@ def without(model: nn.Module, kept: Kept) -> nn.Module:
     several modules share. The modules' records of their sizes (``out_channels``, ``num_features``, ...) follow.
     What ``kept`` does not name stays whole.
     """
-    small = copy_of(model)
-    tensors = dict(chain(small.named_parameters(remove_duplicate=False), small.named_buffers(remove_duplicate=False)))
-    smaller = {id(tensors[name]): _smaller(tensors[name], dims) for name, dims in kept.items()}
-    rows = {id(tensors[name]): dims[0] for name, dims in kept.items() if 0 in dims}
+    tensors = dict(chain(model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False)))
+    smaller = {name: _smaller(tensors[name], dims) for name, dims in kept.items()}
+    rows = {id(smaller[name]): dims[0] for name, dims in kept.items() if 0 in dims}
+    small = copy_of(model, instead={id(tensors[name]): tensor for name, tensor in smaller.items()})
+    changed = {id(tensor) for tensor in smaller.values()}
     for module in small.modules():
-        kinds: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
-        held = [(kind, name) for kind in kinds for name in kind]
-        own = next((kind["weight"] for kind in kinds if "weight" in kind), None)  # what is computed stays as it is
-        changed, kept_rows = False, rows.get(id(own))
-        for kind, name in held:
-            if id(kind[name]) in smaller:
-                kind[name] = smaller[id(kind[name])]
-                changed = True
-        if changed:
-            _record_sizes(module, kept_rows)
+        held = {**module._parameters, **module._buffers}
+        if not changed.isdisjoint(map(id, held.values())):
+            _record_sizes(module, rows.get(id(held.get("weight"))))
     return small
 
 

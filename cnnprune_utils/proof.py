@@ -30,7 +30,7 @@ class Proof:
     """
 
     def __init__(self, model: nn.Module, example: Example, trains: bool) -> None:
-        self.model, self.example, self.trains = copy_of(model).eval(), example, trains
+        self.model, self.example, self.trains = copy_of(model, shared=True).eval(), example, trains
         self.exact = _in_float64(self.model)
 
     def failure(self, small: nn.Module, closed: Closed) -> str:
@@ -68,6 +68,7 @@ class Proof:
                     f"without these filters, {type(self.model).__name__} computes something else than with their gates "
                     f"closed (outputs differ by {apart:.2g} of the largest, on an example of {self.example}). {DEPENDS}"
                 )
+        del exact
         if self.trains:
             try:
                 with torch.enable_grad():

@@ -276,7 +276,9 @@ def analyse(model: nn.Module, example: Any = None) -> Structure:
             trains = True
         except Exception:  # a network that runs in eval mode only
             trains = False
-        return _proved(model, _sorted(model, flow, inputs, trains))
+        structure = _sorted(model, flow, inputs, trains)
+        del flow, twin  # the proof makes copies of its own, and large networks are scored where memory is short
+        return _proved(model, structure)
 
 
 _WRAPPERS = {
