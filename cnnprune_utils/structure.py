@@ -135,9 +135,8 @@ class Structure:
                 why = self.skipped.get(name, "there is no convolution of that name")
                 if name in together:
                     why = f"its filters are removed together with those of {together[name]!r}, so name that layer"
-                raise ValueError(
-                    f"cannot remove filters of {name!r}: {why}. Prunable layers: {', '.join(self.layers)}."
-                )
+                prunable = ", ".join(self.layers) or "none"
+                raise ValueError(f"cannot remove filters of {name!r}: {why.rstrip('.')}. Prunable layers: {prunable}.")
             n = self.layers[name].out_channels
             if beyond := [k for k in filters if k >= n]:
                 raise ValueError(

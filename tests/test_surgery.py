@@ -418,3 +418,35 @@ def test_a_pruned_network_is_copied_and_saved(build: Callable[[], nn.Module]) ->
     with torch.no_grad():
         for same in (copy.deepcopy(pruned), pickle.loads(pickle.dumps(pruned)), loaded):
             assert torch.equal(same(x), pruned(x))
+
+
+class Chaotic(nn.Module):
+    """Each step makes twice as much of a difference: after 24 of them one rounding is 1e-6 of the output."""
+
+    def __init__(self, depends: float) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 8, 3), nn.Conv2d(8, 4, 3)
+        self.depends = depends
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        x = (1000 * self.second(x).mean((2, 3)) + self.depends * x.shape[1]).cos().square()
+        for _ in range(24):
+            x = 3.99 * x * (1 - x)
+        return x
+
+
+def test_a_difference_that_one_rounding_makes_is_no_reason_to_refuse() -> None:
+    torch.manual_seed(0)
+    model, x, plan = Chaotic(0.0).eval(), torch.randn(2, 1, 5, 5), Plan({"first": (0, 1, 2)})
+    with torch.no_grad():
+        exact, rounding = copy.deepcopy(model).double(), 1 + 2e-16 * torch.randn(x.shape).double()
+        assert float((exact(x.double() * rounding) - exact(x.double())).abs().max()) > 1e-8  # so it is chaotic
+    pruned = surgery.prune(model, plan, x)
+    assert pruned.first.out_channels == 5
+
+
+def test_in_a_chaotic_network_an_error_is_still_found() -> None:
+    torch.manual_seed(0)
+    with pytest.raises(ValueError, match="computes something else than with their gates"):
+        surgery.prune(Chaotic(0.1).eval(), Plan({"first": (0,)}), torch.randn(2, 1, 5, 5))
