@@ -211,7 +211,8 @@ def networks_of_others(*, networks: Sequence[str]) -> None:
         f"difference: {reach.SHARE:.0%} of each layer's\nfilters removed, against the whole network with the same "
         "filters closed where layers read them, in float64, as a share of the largest output.\n"
         f"wrong: above {reach.WRONG:.0e}, and above ten times what one rounding of the input changes. "
-        "A network that a way does not\nprune rightly counts with a mean_share of 0. One thread, random weights.\nTarget: no wrong network of ours, and no smaller mean_share than torch-pruning's."
+        "A network that a way does not\nprune rightly counts with a mean_share of 0. One thread, random weights.\n"
+        "Target: no wrong network of ours, and no smaller mean_share than torch-pruning's."
     )
 
 
