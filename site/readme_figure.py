@@ -1,4 +1,4 @@
-"""Write README's figure: the picture that chapter 4 ends with, taken from the notebook's stored outputs."""
+"""Write README's figure: all sub-networks, the first picture of chapter 8, taken from the notebook's stored outputs."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import nbformat
 from cnnprune_utils.files import write
 
 ROOT = Path(__file__).resolve().parent.parent
-FIGURE = ROOT / "data" / "accuracy_against_removed.png"
+FIGURE = ROOT / "data" / "all_subnetworks.png"
 
 
-def last_picture(notebook: Path) -> bytes:
-    """Return the last PNG among the notebook's stored outputs.
+def first_picture(notebook: Path) -> bytes:
+    """Return the first PNG among the notebook's stored outputs.
 
     Raises:
         ValueError: there is none: the notebook was stored without outputs.
@@ -24,8 +24,8 @@ def last_picture(notebook: Path) -> bytes:
     pictures = [output.data["image/png"] for output in outputs if "image/png" in output.get("data", {})]
     if not pictures:
         raise ValueError(f"{notebook} holds no picture; `make outputs` executes the notebooks and stores them.")
-    return base64.b64decode(pictures[-1])
+    return base64.b64decode(pictures[0])
 
 
 if __name__ == "__main__":
-    write(FIGURE, last_picture(ROOT / "notebooks" / "04_prune.ipynb"))
+    write(FIGURE, first_picture(ROOT / "notebooks" / "08_all_subnetworks.ipynb"))

@@ -169,7 +169,10 @@ def test_removal_curve_has_mean_and_range() -> None:
 
 def test_among_all_has_a_dot_for_each_network() -> None:
     table = pd.DataFrame({"removed": [0, 1, 1], "accuracy": [0.9, 0.5, 0.6]})
-    axes = plots.among_all(table, {"best": pd.Series([0.6], index=[1])}, title="all")
+    landmarks = {"here": (1, 0.5, 1.5, 0.7)}
+    axes = plots.among_all(table, {"best": pd.Series([0.6], index=[1])}, title="all", landmarks=landmarks)
+    (here,) = axes.texts
+    assert (here.get_text(), here.xy, here.xyann) == ("here", (1, 50), (1.5, 70))
     dots = np.asarray(axes.collections[0].get_offsets())
     assert dots[:, 1] == pytest.approx([90, 50, 60])
     assert np.abs(dots[:, 0] - table["removed"]).max() < 0.5
@@ -230,3 +233,12 @@ def test_shares_are_percent() -> None:
     axes = plots.shares(table, title="shares")
     assert [bar.get_height() for bar in axes.patches] == pytest.approx([100, 25])
     assert to_hex(axes.patches[1].get_facecolor()) == plots.STAGE_COLORS["pruned"].lower()
+
+
+def test_a_way_keeps_its_colour() -> None:
+    table = pd.DataFrame({"removed": [1, 1], "order": ["other", "random (three draws)"], "accuracy": [0.4, 0.5]})
+    lost = pd.DataFrame({"removed": [1, 1], "way": ["random", "taylor"], "lost": [0.4, 0.5]})
+    drawn = [plots.accuracy_against_removed(table, title="a").lines, plots.lost_to_best(lost, title="b").lines]
+    colors = {str(line.get_label()): line.get_color() for lines in drawn for line in lines}
+    assert colors["random (three draws)"] == colors["random"] == plots.METHOD_COLORS["random"]
+    assert colors["taylor"] == plots.method_color("Taylor, scored once", 3) == plots.METHOD_COLORS["taylor"]

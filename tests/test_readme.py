@@ -99,6 +99,6 @@ def test_every_command_in_it_is_one() -> None:
     assert set(re.findall(r"--(\w+\.\w+)", README)) <= settings
 
 
-def test_the_figure_is_that_of_chapter_4() -> None:
+def test_the_figure_is_that_of_chapter_8() -> None:
     site = runpy.run_path(str(ROOT / "site" / "readme_figure.py"))
-    assert site["FIGURE"].read_bytes() == site["last_picture"](ROOT / "notebooks" / "04_prune.ipynb")
+    assert site["FIGURE"].read_bytes() == site["first_picture"](ROOT / "notebooks" / "08_all_subnetworks.ipynb")

@@ -1,6 +1,7 @@
 """Every figure of the book. Each function takes data and a title that answers its question, and returns the Axes.
 
-The palette is Okabe and Ito's, safe for colour-blind readers. A layer and a stage keep their colour in all chapters.
+The palette is Okabe and Ito's, safe for colour-blind readers. A layer, a stage and a way of choosing filters
+keep their colour in all chapters.
 """
 
 from __future__ import annotations
@@ -32,6 +33,16 @@ STAGE_COLORS = {
     "one at a time": "#009E73",
     "from scratch": "#CC79A7",
 }
+METHOD_COLORS = {
+    "the best": "#000000",
+    "taylor": "#0072B2",
+    "lowest taylor score first": "#0072B2",
+    "highest taylor score first": "#009E73",
+    "random": "#E69F00",
+    "taylor, scored again": "#56B4E9",
+    "closed gates": "#D55E00",
+    "choose": "#CC79A7",
+}
 REMOVED = "#D55E00"
 UNREAD = "#F3B98B"  # a lighter REMOVED
 KEPT = "#BBBBBB"
@@ -48,6 +59,12 @@ def layer_colors(layers: Iterable[str]) -> dict[str, str]:
     """Return a colour for each layer name, in the order in which the names first appear."""
     names = list(dict.fromkeys(layers))
     return {name: LAYER_COLORS[i % len(LAYER_COLORS)] for i, name in enumerate(names)}
+
+
+def method_color(name: str, i: int) -> str:
+    """Return the colour of a way of choosing filters; of one that has none of its own, the ``i``-th of the layers'."""
+    known = name.lower().removesuffix(", scored once").partition(" (")[0]
+    return METHOD_COLORS.get(known, LAYER_COLORS[i % len(LAYER_COLORS)])
 
 
 def class_grid(split: Split, *, title: str, per_class: int = 8) -> Figure:
@@ -285,25 +302,38 @@ def accuracy_against_removed(table: pd.DataFrame, *, title: str) -> Axes:
     axes = _axes(4)
     for i, (name, group) in enumerate(table.groupby("order", sort=False)):
         runs = 100 * group.groupby("removed")["accuracy"].agg(["mean", "min", "max"])
-        axes.plot(runs.index, runs["mean"], marker="osD"[i % 3], color=LAYER_COLORS[i], label=name)
-        axes.fill_between(runs.index, runs["min"], runs["max"], color=LAYER_COLORS[i], alpha=0.15, lw=0)
+        color = method_color(str(name), i)
+        axes.plot(runs.index, runs["mean"], marker="osD"[i % 3], color=color, label=name)
+        axes.fill_between(runs.index, runs["min"], runs["max"], color=color, alpha=0.15, lw=0)
     axes.set(xlabel="filters removed", ylabel="validation accuracy (%)", title=title)
     axes.figure.legend(frameon=False, loc="outside lower center", ncols=3)
     return axes
 
 
-def among_all(table: pd.DataFrame, ways: Mapping[str, pd.Series], *, title: str) -> Axes:
+def among_all(
+    table: pd.DataFrame,
+    ways: Mapping[str, pd.Series],
+    *,
+    title: str,
+    landmarks: Mapping[str, tuple[int, float, float, float]] | None = None,
+) -> Axes:
     """Draw the accuracy of every sub-network as a grey dot, and lines through those that some ways chose.
 
     ``table`` has a row per sub-network and the columns ``removed``, ``accuracy``; a way is the accuracy by number of
-    filters removed. The dots of one number are spread sideways, so that they do not hide each other.
+    filters removed. A landmark is one network, (removed, accuracy), and where its name stands, in the same units. The
+    dots of one number are spread sideways, so that they do not hide each other.
     """
     axes = _axes(4.5)
     aside = np.random.default_rng(0).uniform(-0.3, 0.3, len(table))
-    axes.scatter(table["removed"] + aside, 100 * table["accuracy"], s=2, color=KEPT, lw=0, rasterized=True)
+    axes.scatter(table["removed"] + aside, 100 * table["accuracy"], s=3, color="#999999", lw=0, rasterized=True)
     for i, (name, accuracy) in enumerate(ways.items()):
-        axes.plot(accuracy.index, 100 * accuracy, marker="osD^v"[i % 5], color=LAYER_COLORS[i], label=name)
-    axes.set(xlabel="filters removed", ylabel="validation accuracy (%)", title=title)
+        color = method_color(name, i)
+        axes.plot(accuracy.index, 100 * accuracy, marker="osD^v"[i % 5], color=color, label=name)
+    for name, (removed, share, x, y) in (landmarks or {}).items():
+        axes.plot(removed, 100 * share, "o", mfc="none", mec="black", ms=9)
+        place = {"arrowprops": {"arrowstyle": "-", "shrinkB": 5, "lw": 0.8}, "ha": "center", "va": "center"}
+        axes.annotate(name, (removed, 100 * share), (x, 100 * y), bbox={"fc": "white", "ec": "none", "pad": 1}, **place)
+    axes.set(xlabel="filters removed", ylabel="validation accuracy (%)", title=title, ylim=(0, 100))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.figure.legend(frameon=False, loc="outside lower center", ncols=4)
     return axes
@@ -319,8 +349,9 @@ def lost_to_best(table: pd.DataFrame, *, title: str) -> Axes:
     for i, (name, group) in enumerate(ways):
         runs = 100 * group.groupby("removed")["lost"].agg(["mean", "min", "max"])
         beside = runs.index + 0.12 * (i - (len(ways) - 1) / 2)  # so that no bar hides another
-        axes.plot(beside, runs["mean"], marker="osD^v"[i % 5], color=LAYER_COLORS[i], label=name)
-        axes.vlines(beside, runs["min"], runs["max"], color=LAYER_COLORS[i], alpha=0.5)
+        color = method_color(str(name), i)
+        axes.plot(beside, runs["mean"], marker="osD^v"[i % 5], color=color, label=name)
+        axes.vlines(beside, runs["min"], runs["max"], color=color, alpha=0.5)
     axes.set(xlabel="filters removed", ylabel="points lost against the best choice", title=title)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.figure.legend(frameon=False, loc="outside lower center", ncols=4)
