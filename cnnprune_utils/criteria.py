@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from .batches import Batches, Data
 from .example import untouched
 from .gates import GatedNetwork, closed, gate_gradients, gated_for
 from .losses import Loss, of_each
 from .plan import Scores
+from .progress import progress
 from .shards import gathered, summed
 from .structure import Structure, analyse
 
@@ -351,7 +351,7 @@ def loss_changes(
     network = gated_for(model, batches)
     filters = [(name, k) for name, gate in network.gates.items() for k in range(len(gate.values))]
     sums = [_sum_of_losses(network, batches, loss)]
-    for name, k in tqdm(filters, desc="closing gates", leave=False):
+    for name, k in progress(filters, desc="closing gates"):
         with closed(network, [(name, k)]):
             sums.append(_sum_of_losses(network, batches, loss))
     totals = summed(torch.tensor(sums, dtype=torch.float64), group)  # (1 + filters, 2): losses and examples

@@ -16,13 +16,13 @@ from typing import Any
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from .batches import Batch, Batches, Data
 from .calls import layer_name
 from .example import untouched
 from .gates import GatedNetwork, gated
 from .plan import Plan
+from .progress import progress
 from .structure import Layer
 
 _NOT_LAYERS = ("removed", "loss", "accuracy", "emptied")
@@ -66,7 +66,7 @@ def all_subnetworks(model: nn.Module, data: Data, *, batch_size: int = 256, at_m
     kept = torch.tensor([[1.0, *_open(filters, last.out_channels)] for filters in ends]).to(linear.weight)
     rows: list[dict[str, Any]] = []
     with reading(network, linear) as read, untouched(model):
-        for starts in tqdm(list(product(*subsets.values())), desc="sub-networks", leave=False):
+        for starts in progress(list(product(*subsets.values())), desc="sub-networks"):
             closed = dict(zip(subsets, starts, strict=True))
             for name, filters in closed.items():
                 network.gates[name].values = torch.tensor(_open(filters, layers[name])).to(linear.weight)

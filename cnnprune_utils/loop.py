@@ -23,7 +23,6 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import nn
-from tqdm import tqdm
 
 from .batches import Batches, Data, First, Split, Splits, count, sample
 from .criteria import taylor
@@ -33,6 +32,7 @@ from .loop_state import Exclude, Filter, LoopState, Target, fingerprints
 from .losses import Loss, name_of
 from .metrics import macs_per_filter
 from .plan import Plan, Scores, rank, turns
+from .progress import progress
 from .structure import known
 from .surgery import prune
 from .training import Evaluate, fit, flags_restored, measured
@@ -171,7 +171,7 @@ def compress(
             unpruned = training.measured_only(network)
             _check_points(target, unpruned[-1], splits.validation)
             run.add([], network, unpruned, started)
-        with tqdm(total=target.filters, initial=len(run.order), desc="compress", unit="filter", leave=False) as bar:
+        with progress(total=target.filters, initial=len(run.order), desc="compress", unit="filter") as bar:
             bar.set_postfix_str(run.progress)
             while run.free and run.beyond < patience and not target.reached(run.rows[-1]):
                 started, network, drawn = time.perf_counter(), run.network, seed + len(run.rows)

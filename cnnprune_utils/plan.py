@@ -19,7 +19,7 @@ Scores: TypeAlias = dict[str, Tensor]
 """Layer name -> scores of its filters, shape (out_channels,). The higher, the more worth keeping."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Plan:
     """Which filters to remove: layer name -> filter numbers, in the numbering of the network that was scored.
 
@@ -33,12 +33,10 @@ class Plan:
 
     remove: Mapping[str, tuple[int, ...]]
 
-    def __post_init__(self) -> None:
-        if not isinstance(self.remove, Mapping) or not all(isinstance(name, str) for name in self.remove):
-            raise TypeError(
-                f'a plan is made from layer names and filters, such as {{"conv": (0, 2)}}, not {self.remove!r}.'
-            )
-        clean = {name: _filter_numbers(name, filters) for name, filters in self.remove.items()}
+    def __init__(self, remove: Mapping[str, Iterable[int]]) -> None:
+        if not isinstance(remove, Mapping) or not all(isinstance(name, str) for name in remove):
+            raise TypeError(f'a plan is made from layer names and filters, such as {{"conv": (0, 2)}}, not {remove!r}.')
+        clean = {name: _filter_numbers(name, filters) for name, filters in remove.items()}
         object.__setattr__(self, "remove", MappingProxyType({name: fs for name, fs in clean.items() if fs}))
 
     @property

@@ -28,6 +28,7 @@ from .batches import Batch, Batches, Data, Split, Splits, checked, count, device
 from .example import same_numbers
 from .files import fingerprint
 from .losses import Loss, logits, name_of, of_all, of_batch, right_answers
+from .progress import progress
 from .training_state import TrainingState, random_states, set_random_states
 
 Schedule: TypeAlias = Callable[[Optimizer, int], LRScheduler]
@@ -228,7 +229,7 @@ def fit(
         for row in so_far.rows:
             on_epoch(row)
     done = len(so_far.rows) - 1
-    bar = tqdm(total=epochs * n_batches, initial=done * n_batches, desc="fit", unit="batch", leave=False)
+    bar = progress(total=epochs * n_batches, initial=done * n_batches, desc="fit", unit="batch")
     try:
         with bar, flags_restored(model):
             if not model.training:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import torch
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from cnnprune_utils.batches import Split
 from cnnprune_utils.plan import Plan
 
+Network = TypeVar("Network", bound=nn.Module)
 N_CLASSES = 3
 PROPERTY = settings(
     max_examples=100, derandomize=True, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow]
@@ -367,7 +368,7 @@ def networks_with_plans(draw: st.DrawFn) -> tuple[RandomNetwork, Plan]:
     return net, Plan(remove)
 
 
-def randomize(model: nn.Module, seed: int = 0) -> nn.Module:
+def randomize(model: Network, seed: int = 0) -> Network:
     """Draw every number of a model again, in place, so that nothing is 0 or 1 by default; freeze every fifth tensor."""
     generator = torch.Generator().manual_seed(seed)
 

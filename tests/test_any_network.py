@@ -209,7 +209,7 @@ def test_the_pruned_network_trains(kind: type[Known]) -> None:
     network = copy.deepcopy(t.pruned).requires_grad_(True).train()
     parts = tensors_of(run(network, t.example))
     assert [p.shape for p in parts] == [p.shape for p in tensors_of(run(copy.deepcopy(t.model).train(), t.example))]
-    sum(part.square().sum() for part in parts).backward()  # type: ignore[union-attr]
+    sum(part.square().sum() for part in parts).backward()
     assert all(p.grad is not None and p.grad.shape == p.shape for p in network.parameters())
 
 

@@ -128,6 +128,6 @@ def test_every_command_for_contributors_exists() -> None:
 def test_the_api_pages_have_every_public_name(package: object) -> None:
     """A criterion is in CRITERIA, and on the page of its module."""
     page, prefix = text("site/api/index.md"), "book." if package is book else ""
-    for name, home in package._HOMES.items():  # type: ignore[attr-defined]
+    for name, home in package._HOMES.items():
         assert f"({prefix}{home}.rst)" in page, f"{home} is not linked"
         assert name in CRITERIA or f"`{name}`" in page, f"{name} is not listed"

@@ -119,7 +119,7 @@ def run_of(folder: Path, server: str) -> dict[str, Any]:
 
 
 def files_of(run: dict[str, Any], server: str, folder: str = "") -> set[str]:
-    found = set()
+    found: set[str] = set()
     for file in ask(server, f"artifacts/list?run_id={run['info']['run_id']}&path={folder}").get("files", []):
         found |= files_of(run, server, file["path"]) if file.get("is_dir") else {file["path"]}
     return found
@@ -210,7 +210,7 @@ def test_mlflow_returns_the_same_networks(
             example = loaded.input_example
             assert torch.equal(torch.from_numpy(example), few.validation.inputs[:4])
     finally:
-        set_tracking_uri(None)  # type: ignore[arg-type]
+        set_tracking_uri(None)
     kinds = {path.suffix for path in tmp_path.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
     assert kinds <= {"", ".json", ".yaml", ".txt", ".py", ".safetensors"}
 

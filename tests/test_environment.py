@@ -29,7 +29,7 @@ CONDA_NAMES = {
 
 def named(requirement: str) -> tuple[str, str]:
     """A requirement as its name and its bounds: "torch>=2.6" is ("torch", ">=2.6")."""
-    name, bounds = re.fullmatch(r"([A-Za-z0-9_-]+)(.*)", requirement.replace(" ", "")).groups()  # type: ignore[union-attr]
+    name, bounds = re.fullmatch(r"([A-Za-z0-9_-]+)(.*)", requirement.replace(" ", "")).groups()
     return name, bounds
 
 

@@ -164,7 +164,7 @@ def test_only_missing_files_are_asked_for(raw: Path, good: Source) -> None:
     raw.mkdir(parents=True)
     first, *rest = CONTENTS
     (raw / first).write_bytes(CONTENTS[first])
-    asked = []
+    asked: list[str] = []
 
     def get(wanted: Sequence[str], scratch: Path) -> Iterator[Path]:
         asked.extend(wanted)
@@ -338,16 +338,16 @@ def test_two_processes_can_fetch_at_once(raw: Path, tmp_path: Path) -> None:
 
 class Mirror(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
-        self.server.asked.append(self.path)  # type: ignore[attr-defined]
+        self.server.asked.append(self.path)
         name = self.path.rsplit("/", 1)[-1].removesuffix(".gz")
         if name not in CONTENTS or "gone" in self.path:
             self.send_error(404)
             return
-        packed = self.server.damaged.pop(name, None) or mirrored(name)  # type: ignore[attr-defined]
+        packed = self.server.damaged.pop(name, None) or mirrored(name)
         self.send_response(200)
         self.end_headers()
         self.wfile.write(packed[: len(packed) // 2])
-        self.server.resume.wait(20)  # type: ignore[attr-defined]
+        self.server.resume.wait(20)
         self.wfile.write(packed[len(packed) // 2 :])
 
     def log_message(self, *arguments: object) -> None:
@@ -359,11 +359,11 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadingHTTPServer]:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with ThreadingHTTPServer(("127.0.0.1", 0), Mirror) as server:
         server.daemon_threads = True
-        server.asked, server.damaged, server.resume = [], {}, threading.Event()  # type: ignore[attr-defined]
-        server.resume.set()  # type: ignore[attr-defined]
+        server.asked, server.damaged, server.resume = [], {}, threading.Event()
+        server.resume.set()
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server
-        server.resume.set()  # type: ignore[attr-defined]
+        server.resume.set()
         server.shutdown()
 
 

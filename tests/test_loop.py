@@ -21,6 +21,7 @@ import pytest
 import torch
 from random_networks import assert_unchanged, one_thread, randomize, snapshot  # noqa: F401
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from cnnprune_utils import criteria, loop
 from cnnprune_utils.batches import Split, Splits
@@ -57,10 +58,10 @@ def squares(n: int, seed: int) -> Split:
     return Split(images, labels)
 
 
-SPLITS = Splits(squares(120, seed=0), squares(50, seed=1), NeverRead())  # type: ignore[arg-type]
+SPLITS = Splits(squares(120, seed=0), squares(50, seed=1), NeverRead())
 SCORED = SPLITS.train.subset(120, seed=0)  # what compress scores on, by default
-FEW = {"update": 3, "batch_size": 32, "learning_rate": 0.01}
-NONE = {"update": 0, "batch_size": 32}
+FEW: dict[str, Any] = {"update": 3, "batch_size": 32, "learning_rate": 0.01}
+NONE: dict[str, Any] = {"update": 0, "batch_size": 32}
 
 
 @pytest.fixture(scope="module")
@@ -360,7 +361,7 @@ def test_closed_gates_decide_among_the_shortlist(trained: CNN, shortlist: int | 
     def cheapest(model: nn.Module) -> tuple[str, int]:
         return min(by_rank(model, wrong)[:shortlist], key=lambda candidate: loss_without(model, *candidate))
 
-    options = {"target": Target(filters=3), "criterion": wrong, **NONE}
+    options: dict[str, Any] = {"target": Target(filters=3), "criterion": wrong, **NONE}
     decided = compress(trained, SPLITS, shortlist=shortlist, **options)
     assert_same_network(decided.network, one_by_one(trained, 3, cheapest))
     assert decided.history["loss_after"].iloc[-1] < compress(trained, SPLITS, **options).history["loss_after"].iloc[-1]
@@ -377,7 +378,7 @@ def test_the_shortlist_is_measured_with_closed_gates() -> None:
         best = losses.index(min(losses))
         chosen = dict(plans[best].remove)
         del queue[best]
-    options = {"criterion": magnitude, "step": 3, "shortlist": None, **NONE}
+    options: dict[str, Any] = {"criterion": magnitude, "step": 3, "shortlist": None, **NONE}
     assert compress(model, SPLITS, target=Target(filters=3), **options).plan == Plan(chosen)
     assert {(name, k) for name, filters in chosen.items() for k in filters} != set(alone[:3])
 
@@ -387,7 +388,7 @@ def test_the_floor_stays_in_every_layer(trained: CNN, step: int, keep_at_least: 
     def last_layer_first(model: nn.Module, split: Split, *, loss: object, batch_size: int) -> Scores:
         return {name: 0 * scores if name == "network.4" else scores for name, scores in magnitude(model).items()}
 
-    options = {"criterion": last_layer_first, "step": step, "keep_at_least": keep_at_least, **NONE}
+    options: dict[str, Any] = {"criterion": last_layer_first, "step": step, "keep_at_least": keep_at_least, **NONE}
     history = compress(trained, SPLITS, target=Target(points=100), **options).history
     assert history.iloc[-1][["network.0", "network.2", "network.4"]].tolist() == left
 
@@ -625,7 +626,7 @@ def frozen_cnn() -> nn.Module:
 def test_an_interrupted_run_goes_on(build: Callable[[], nn.Module], interrupted_at: int, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = build()
-    options = {"target": Target(filters=5), **FEW}
+    options: dict[str, Any] = {"target": Target(filters=5), **FEW}
     whole = compress(model, SPLITS, criterion=Taylor(), **options)
     with pytest.raises(Interrupted):
         compress(model, SPLITS, criterion=Taylor(interrupted_at), folder=tmp_path / "new" / "run", **options)
@@ -690,7 +691,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(tmp_path: Path) -> None:
     assert process.wait() == -signal.SIGKILL
     state = json.loads((tmp_path / "compress.json").read_text())
     assert 2 <= len(state["rows"]) < 6
-    options = {"target": Target(filters=5), "criterion": slowly, **FEW}
+    options: dict[str, Any] = {"target": Target(filters=5), "criterion": slowly, **FEW}
     resumed = compress(dropping(), SPLITS, folder=tmp_path, **options)
     assert resumed.history["seconds"][: len(state["rows"])].tolist() == [row["seconds"] for row in state["rows"]]
     assert_same(resumed, compress(dropping(), SPLITS, **options))
@@ -705,7 +706,7 @@ def test_a_finished_run_returns_at_once(trained: CNN, tmp_path: Path) -> None:
 
 def test_the_closest_network_stays_on_disk(trained: CNN, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script(monkeypatch, 0.9, 0.9, 0.9, 0.8, 0.8)
-    options = {"target": Target(points=1), "folder": tmp_path}
+    options: dict[str, Any] = {"target": Target(points=1), "folder": tmp_path}
     with pytest.raises(Interrupted):
         compress(trained, SPLITS, criterion=Taylor(5), **options)
     assert sorted(file.name for file in tmp_path.glob("*.safetensors")) == ["step_2.safetensors", "step_4.safetensors"]
@@ -753,7 +754,13 @@ def nudged(model: nn.Module) -> nn.Module:
     ],
 )
 def test_a_folder_of_another_run_is_refused(change: dict[str, Any], message: str, tmp_path: Path) -> None:
-    arguments = {"model": dropping(), "splits": SPLITS, "target": Target(filters=2), "folder": tmp_path, **FEW}
+    arguments: dict[str, Any] = {
+        "model": dropping(),
+        "splits": SPLITS,
+        "target": Target(filters=2),
+        "folder": tmp_path,
+        **FEW,
+    }
     with pytest.raises(Interrupted):
         compress(**{**arguments, "criterion": Taylor(1)})
     state = json.loads((tmp_path / "compress.json").read_text())
@@ -801,7 +808,7 @@ def test_your_measure_stands_for_the_accuracy(trained: CNN, update: int) -> None
 
 def test_a_measure_is_a_number(trained: CNN) -> None:
     with pytest.raises(TypeError, match="evaluate must return a number, the higher the better, not 'good'"):
-        compress(trained, SPLITS, target=Target(filters=1), **NONE, evaluate=lambda network, data: "good")
+        compress(trained, SPLITS, target=Target(filters=1), **NONE, evaluate=lambda network, data: "good")  # type: ignore[return-value]
 
 
 # Which filters
@@ -841,7 +848,7 @@ def test_too_few_batches_are_said(trained: CNN) -> None:
 
 def test_progress_is_told_in_every_unit(trained: CNN, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
-    monkeypatch.setattr(loop.tqdm, "set_postfix_str", lambda bar, text, **_: told.append(text))
+    monkeypatch.setattr(tqdm, "set_postfix_str", lambda bar, text, **_: told.append(text))
     history = compress(trained, SPLITS, target=Target(filters=2), **NONE).history
     lost = 100 * (history["accuracy_after"].iloc[0] - history["accuracy_after"])
     columns = zip(history["parameters"], history["macs"], lost, strict=True)

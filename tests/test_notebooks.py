@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from functools import cache
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from jupyter_server.services.contents.filemanager import FileContentsManager
 from nbformat import NotebookNode
 
 from cnnprune_utils.book.chapters import chapters_in
@@ -199,3 +201,12 @@ def test_without_mlflow_the_appendix_is_skipped(tmp_path: Path) -> None:
 @every_notebook
 def test_no_cell_is_empty(name: str) -> None:
     assert [i for i, cell in enumerate(read(name).cells) if not cell.source.strip()] == []
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_saving_it_in_jupyterlab_changes_nothing(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path / "jupyter"))  # where the server notes which it trusts
+    file = Path(shutil.copy(NOTEBOOKS / name, tmp_path))
+    server = FileContentsManager(root_dir=str(tmp_path))
+    server.save(server.get(file.name), file.name)
+    assert file.read_bytes() == (NOTEBOOKS / name).read_bytes()

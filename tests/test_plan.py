@@ -436,7 +436,7 @@ def test_then_counts_in_the_first_networks_numbers() -> None:
     assert first.then(first) == Plan({"a": (0, 1, 2, 4)})
     assert (first, second) == (Plan({"a": (0, 2)}), Plan({"a": (0, 1), "b": (1,)}))
     with pytest.raises(TypeError, match=r"a plan is followed by another Plan, not by \{'a': \(0,\)\}"):
-        first.then({"a": (0,)})  # type: ignore[arg-type]
+        first.then({"a": (0,)})
 
 
 def test_plans_that_remove_the_same_filters_are_equal() -> None:
@@ -535,7 +535,7 @@ def test_a_share_lies_between_0_and_1(share: float) -> None:
 def test_a_number_or_a_share_is_given() -> None:
     for both in ({}, {"n_filters": 1, "share": 0.1}):
         with pytest.raises(ValueError, match="give n_filters or share, one of them"):
-            lowest(rank(SCORES), **both)  # type: ignore[arg-type]
+            lowest(rank(SCORES), **both)
 
 
 def test_the_mean_does_not_depend_on_width() -> None:

@@ -38,7 +38,7 @@ def lines(axes: Axes) -> dict[str, np.ndarray]:
 
 def texts(figure: Figure) -> set[str]:
     figure.canvas.draw()
-    return {text.get_text() for text in figure.findobj(mpl.text.Text)}  # type: ignore[attr-defined]
+    return {text.get_text() for text in figure.findobj(mpl.text.Text)}
 
 
 def test_a_layer_has_its_colour_by_its_place() -> None:
@@ -93,11 +93,11 @@ def test_losses_along_a_gate_have_thin_lines_and_the_mean_of_all() -> None:
     changes = torch.tensor([[0.0, 0.0, 0.0], [1.0, -2.0, 7.0]])
     axes = plots.losses_along_gate([1.0, 0.0], changes, shown=2, title="both ways")
     up, down, mean = axes.lines
-    assert [line.get_ydata().tolist() for line in (up, down, mean)] == [[0, 1], [0, -2], [0, 2]]  # type: ignore[union-attr]
+    assert [line.get_ydata().tolist() for line in (up, down, mean)] == [[0, 1], [0, -2], [0, 2]]
     assert up.get_color() != down.get_color()
     assert mean.get_linewidth() > 2 * up.get_linewidth()
     assert axes.get_xlim()[0] > axes.get_xlim()[1]  # from open to closed
-    assert "mean of 3 images" in texts(axes.figure)  # type: ignore[arg-type]
+    assert "mean of 3 images" in texts(axes.figure)
 
 
 def test_the_first_order_guess_is_a_straight_line() -> None:
@@ -117,12 +117,12 @@ def test_promises_have_bars_of_two_standard_errors() -> None:
         }
     )
     left, right = plots.promises_and_sizes(table, title="promises")
-    bars = [[segment[:, 0].tolist() for segment in bar.get_segments()] for bar in left.collections]  # type: ignore[attr-defined]
+    bars = [[segment[:, 0].tolist() for segment in bar.get_segments()] for bar in left.collections]
     assert bars[0] == [pytest.approx([0.08, 0.12]), pytest.approx([0.16, 0.24])]
     assert bars[1] == [pytest.approx([-0.16, -0.04]), pytest.approx([-0.28, -0.12])]
-    assert [line.get_xdata().tolist() for line in right.lines] == [[1, 2], [3, 4]]  # type: ignore[union-attr]
+    assert [line.get_xdata().tolist() for line in right.lines] == [[1, 2], [3, 4]]
     assert [label.get_text() for label in left.get_yticklabels()] == ["a", "b"]
-    assert {"training images", "validation images"} <= texts(left.figure)  # type: ignore[arg-type]
+    assert {"training images", "validation images"} <= texts(left.figure)
 
 
 def test_score_bars_show_both_scores() -> None:
@@ -201,7 +201,7 @@ def test_paired_differences_show_mean_and_interval() -> None:
     axes = plots.paired(pd.DataFrame({"a": values, "b": [0.0] * 5}), title="paired", xlabel="points")
     low, high = stats.t.interval(0.95, 4, loc=0.3, scale=stats.sem(values))
     spans = [np.asarray(line.get_xdata()) for line in axes.lines]
-    spans += [segment[:, 0] for bars in axes.collections for segment in bars.get_segments()]  # type: ignore[attr-defined]
+    spans += [segment[:, 0] for bars in axes.collections for segment in bars.get_segments()]
     assert any(sorted(span) == pytest.approx(values) for span in spans)
     assert any(len(span) == 2 and sorted(span) == pytest.approx([low, high]) for span in spans)
     assert any(len(span) == 1 and span[0] == pytest.approx(0.3) for span in spans)

@@ -39,7 +39,7 @@ def loaders(dataset: Dataset[Any], n_train: int, batch_size: int = 32) -> Splits
     train, validation = torch.utils.data.random_split(
         dataset,
         [n_train, len(dataset) - n_train],
-        torch.Generator().manual_seed(0),  # type: ignore[arg-type]
+        torch.Generator().manual_seed(0),
     )
     return Splits(DataLoader(train, batch_size, shuffle=True, drop_last=True), DataLoader(validation, batch_size))
 
@@ -95,7 +95,7 @@ def iou(network: nn.Module, data: Data) -> float:
     """The intersection over the union of the discs that are found and those that are there."""
     both = either = 0
     with torch.no_grad():
-        for pictures, targets in data:  # type: ignore[union-attr]
+        for pictures, targets in data:
             found, there, counts = network(pictures)["out"].argmax(1) == 1, targets == 1, targets != 255
             both += int((found & there & counts).sum())
             either += int(((found | there) & counts).sum())
@@ -249,7 +249,7 @@ def test_numbers_as_targets() -> None:
     splits = loaders(TensorDataset(pictures, pictures.mean((2, 3))), 256)
 
     def r2(network: nn.Module, data: Data) -> float:
-        pairs = [(network(x), y) for x, y in data]  # type: ignore[union-attr]
+        pairs = [(network(x), y) for x, y in data]
         outputs, targets = (torch.cat(part) for part in zip(*pairs, strict=True))
         return float(1 - (outputs - targets).var() / targets.var())
 

@@ -66,7 +66,7 @@ def test_each_process_gets_the_scores_of_all_data(tmp_path: Path) -> None:
     assert [code for code, _ in run_two(tmp_path, dies=False)] == [0, 0]
     space: dict[str, object] = {"__name__": "job"}
     exec(JOB, space)  # the same network and data, in this process
-    alone: dict[str, dict[str, Tensor]] = space["scores"](slice(0, 23), None)  # type: ignore[operator]
+    alone: dict[str, dict[str, Tensor]] = space["scores"](slice(0, 23), None)
     assert alone.keys() == CRITERIA.keys()
     for rank in range(2):
         together = torch.load(tmp_path / f"scores{rank}")

@@ -38,7 +38,7 @@ class NeverRead:
 
 @pytest.fixture
 def small() -> Splits:
-    return Splits(squares(90, seed=0), squares(37, seed=1), NeverRead())  # type: ignore[arg-type]
+    return Splits(squares(90, seed=0), squares(37, seed=1), NeverRead())
 
 
 def network(seed: int = 0) -> nn.Sequential:

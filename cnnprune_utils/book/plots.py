@@ -331,8 +331,15 @@ def among_all(
         axes.plot(accuracy.index, 100 * accuracy, marker="osD^v"[i % 5], color=color, label=name)
     for name, (removed, share, x, y) in (landmarks or {}).items():
         axes.plot(removed, 100 * share, "o", mfc="none", mec="black", ms=9)
-        place = {"arrowprops": {"arrowstyle": "-", "shrinkB": 5, "lw": 0.8}, "ha": "center", "va": "center"}
-        axes.annotate(name, (removed, 100 * share), (x, 100 * y), bbox={"fc": "white", "ec": "none", "pad": 1}, **place)
+        axes.annotate(
+            name,
+            (removed, 100 * share),
+            (x, 100 * y),
+            ha="center",
+            va="center",
+            arrowprops={"arrowstyle": "-", "shrinkB": 5, "lw": 0.8},
+            bbox={"fc": "white", "ec": "none", "pad": 1},
+        )
     axes.set(xlabel="filters removed", ylabel="validation accuracy (%)", title=title, ylim=(0, 100))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.figure.legend(frameon=False, loc="outside lower center", ncols=4)
