@@ -6,6 +6,7 @@ import math
 import os
 import random
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ConstantLR, LRScheduler, OneCycleLR
@@ -193,6 +195,10 @@ def fit(
             last whole epoch to the same result (for splits: bit for bit on one machine with as many threads); after the
             end, it returns at once. It calls ``on_epoch`` with the rows of before, too.
 
+    Warns:
+        UserWarning: running statistics of a BatchNorm, which eval mode uses, are still in part the numbers that they
+            began with: there were too few batches.
+
     Returns:
         One row per epoch, and before them row 0, the model as it came: ``epoch``, ``train_loss`` (mean over the
         examples as each was met; NaN in row 0), ``validation_loss``, ``validation_accuracy``, ``seconds`` (wall clock,
@@ -255,7 +261,28 @@ def fit(
                     on_epoch(so_far.rows[-1])
     finally:
         model.zero_grad()
+    _warn_of_young_statistics(model)
     return pd.DataFrame(so_far.rows)
+
+
+def _warn_of_young_statistics(model: nn.Module) -> None:
+    """Say so where a BatchNorm has seen some batches, and more than a hundredth of its statistics is older than they.
+
+    Each batch keeps the share 1 - momentum of what was there; one that has seen no batch was not trained here.
+    """
+    norms = (module for module in model.modules() if isinstance(module, _BatchNorm) and module.momentum is not None)
+    seen = {norm: int(norm.num_batches_tracked) for norm in norms if norm.num_batches_tracked is not None}
+    old = {norm: (1 - norm.momentum) ** n for norm, n in seen.items() if n}
+    if not old or max(old.values()) <= 0.01:
+        return
+    oldest = max(old, key=lambda norm: old[norm])
+    n = seen[oldest]
+    warnings.warn(
+        f"after {n} batch{'es' * (n > 1)}, {old[oldest]:.0%} of a BatchNorm's running statistics are still the numbers "
+        "that they began with. Eval mode uses them, so accuracies and scores are those of a network that nobody "
+        "trained. Train on more batches: a smaller batch_size, or more epochs.",
+        stacklevel=3,
+    )
 
 
 def _trainable(model: nn.Module, epochs: int, batch_size: int, learning_rate: float) -> list[nn.Parameter]:

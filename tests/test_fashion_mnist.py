@@ -92,6 +92,22 @@ def test_the_validation_size_can_be_chosen(n: Any, splits: Splits) -> None:
     assert chosen.train.targets.bincount().tolist() == [6000 - n // 10] * 10
 
 
+def test_some_training_images_can_be_had_alone(splits: Splits) -> None:
+    few = load_fashion_mnist(train=300)
+    assert torch.equal(few.train.inputs, splits.train.subset(300).inputs)
+    assert torch.equal(few.train.targets, splits.train.subset(300).targets)
+    assert few.train.inputs.untyped_storage().nbytes() == 4 * 300 * 28 * 28  # no view into all of them
+    assert torch.equal(few.validation.inputs, splits.validation.inputs)
+
+
+@pytest.mark.parametrize("n", [0, -1, 55_001, 300.0, "300"])
+def test_a_wrong_number_of_training_images_is_refused(n: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetch, "fetch", lambda root: pytest.fail("fetched first"))
+    with pytest.raises(ValueError, match=r"train must be a number from 1 to 55000.*; got") as error:
+        load_fashion_mnist(train=n)
+    assert repr(n) in str(error.value)
+
+
 @pytest.mark.parametrize("n", [0, -10, 5, 5001, 60_000, 5000.0, "5000", None])
 def test_an_unbalanced_validation_is_refused(n: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetch, "fetch", lambda root: pytest.fail("fetched first"))

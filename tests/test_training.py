@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import random
+import warnings
 from typing import Any
 
 import numpy as np
@@ -315,6 +316,29 @@ def test_two_fits_are_alike_since_no_optimizer_outlives_one(small: Splits) -> No
     model.load_state_dict(start)
     fit(model, small, epochs=2, learning_rate=1e-2)
     assert same(state(model), first)
+
+
+@pytest.mark.parametrize(("batch_size", "epochs", "share"), [(90, 20, "12%"), (10, 4, "2%"), (9, 5, None)])
+def test_statistics_of_too_few_batches_are_told(small: Splits, batch_size: int, epochs: int, share: str | None) -> None:
+    """20 and 36 batches leave 0.9 ** 20 and 0.9 ** 36 of what was there; 50 leave less than a hundredth."""
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        fit(network(), small, epochs=epochs, learning_rate=1e-3, batch_size=batch_size)
+    assert [str(one.message).split(", ")[1].split(" of a")[0] for one in told] == ([share] if share else [])
+
+
+@pytest.mark.parametrize("change", ["eval", "momentum", "trained"])
+def test_statistics_that_are_not_young_are_not_told(small: Splits, change: str) -> None:
+    model = network()
+    if change == "eval":
+        model[1].eval()  # it keeps its statistics
+    elif change == "momentum":
+        model[1].momentum = None  # a mean over all batches
+    else:
+        model[1].num_batches_tracked += 1000
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit(model, small, epochs=1, learning_rate=1e-3, batch_size=90)
 
 
 def test_fit_trains_in_train_mode_and_restores_the_flags(small: Splits) -> None:

@@ -38,7 +38,9 @@ IMAGE_SIZE = 28  # height and width, in pixels; one channel
 N_TRAINING_IMAGES = 60_000  # before the validation images are taken out
 
 
-def load_fashion_mnist(root: str | os.PathLike[str] | None = None, *, validation: int = 5000, seed: int = 0) -> Splits:
+def load_fashion_mnist(
+    root: str | os.PathLike[str] | None = None, *, train: int | None = None, validation: int = 5000, seed: int = 0
+) -> Splits:
     """Return Fashion-MNIST on the CPU, fetched if need be: 55,000 images to train, 5,000 to validate, 10,000 to test.
 
     Images are float32 (N, 1, 28, 28) in [0, 1], labels int64 (N,). The checksums of the files are verified on every
@@ -47,14 +49,17 @@ def load_fashion_mnist(root: str | os.PathLike[str] | None = None, *, validation
     Args:
         root: the data folder; else the environment variable CNNPRUNE_DATA, else the checkout's data/, else the user's
             cache folder.
+        train: keep only so many images to train on, in the order in which ``train.subset`` draws them from all, and
+            spare the memory of the others; None for all, in the order of the files.
         validation: how many of the 60,000 training images to hold out, equally many of each of the ten classes.
-        seed: draws them. All images keep their order in the files.
+        seed: draws them. Validation and test images keep their order in the files.
 
     Raises:
-        ValueError: ten classes cannot share ``validation`` equally, or it leaves a class without training images.
+        ValueError: ten classes cannot share ``validation`` equally, or it leaves a class without training images, or
+            fewer images than ``train``.
         cnnprune_utils.book.fetch.FetchError: no source has the files; the message says three ways to get them.
     """
-    from ..batches import Splits
+    from ..batches import Split, Splits
     from .fetch import fetch
 
     n_classes = len(CLASS_NAMES)
@@ -64,11 +69,17 @@ def load_fashion_mnist(root: str | os.PathLike[str] | None = None, *, validation
             f"validation must be a multiple of {n_classes}, one share for each class, from {n_classes} to {most}; "
             f"got {validation!r}"
         )
+    left = N_TRAINING_IMAGES - validation
+    if train is not None and (not isinstance(train, int) or not 1 <= train <= left):
+        raise ValueError(f"train must be a number from 1 to {left}, or None for all of them; got {train!r}")
     folder = fetch(root).folder
     images, labels = _read(folder, "train")
     held_out = _balanced(labels, validation // n_classes, seed)
+    to_train = Split(images[~held_out], labels[~held_out])
+    if train is not None:
+        to_train = to_train.subset(train)
     return Splits(
-        train=_split(images[~held_out], labels[~held_out]),
+        train=_split(to_train.inputs, to_train.targets),
         validation=_split(images[held_out], labels[held_out]),
         test=_split(*_read(folder, "t10k")),
     )

@@ -13,6 +13,7 @@ assert (
 )
 assert abs(agreement.loc["minus the mean slope", "validation"] + 0.68) < 0.02
 assert agreement.loc["the mean size"].min() > 0.95
+assert round(spearmanr(-found["training"].mean(0)[living], truth["training"][living]).statistic, 2) == 0.47
 
 by_set = dict(list(table.groupby("images")))
 assert len(living) == 11

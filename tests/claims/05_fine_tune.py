@@ -37,3 +37,15 @@ assert (round(means["original", 0], 1), round(means["pruned", 5], 1)) == (89.5, 
 
 assert round(t.ppf(0.975, 4), 3) == 2.776
 assert abs(100 * (stored["baseline"] - ended) - 0.8) < 1 and 100 * (stored["baseline"] - fallen) > 13
+taken = (runs.loc[("original", 0)] - runs.loc[("pruned", 0)]).round()
+assert (taken.min(), taken.max()) == (9, 33) and round(100 * (stored["baseline"] - fallen)) == 13
+
+# a network of one's own
+large, several = by_batch.loc[256], by_batch.loc[32]
+assert large["training loss"] < 1.5  # the weights have learned
+assert large["statistics measured again (%)"] > large["validation images right (%)"] + 15
+assert abs(several["statistics measured again (%)"] - several["validation images right (%)"]) < 3
+assert -(-len(few.train) // 256) == 20 and round(100 * 0.9**20) == 12 and not warned
+assert third.n_filters == 8 and 8 + 16 == 24
+assert {layer.name: layer.producers for layer in prunable_layers(own)}["stem.0"] == ("stem.0", "narrow.0")
+assert after_cut > 0.6 and evaluate(small, splits.validation).accuracy > after_cut

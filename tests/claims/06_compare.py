@@ -12,20 +12,17 @@ for name, network in networks.items():  # the validation accuracy lies within th
     assert table["accuracy_low"][name] < evaluate(network, splits.validation).accuracy < table["accuracy_high"][name]
 assert (speed_up.loc["fine-tuned", ["batch of 1", "batch of 256"]] < speed_up.loc["fine-tuned", "by the MACs"]).all()
 assert change.idxmin() == by_class["original"].idxmin() == "Shirt" and -0.03 < change.min() < -0.02
-half_widths = [(high - low) / 2 for low, high in (accuracy_interval(int(1000 * a), 1000) for a in by_class["original"])]
-assert 0.025 < max(half_widths) < 0.03
 shirts = splits.test.targets == CLASS_NAMES.index("Shirt")
 lost, won = (int((sign * (right["original"] - right["fine-tuned"]) > 0)[shirts].sum()) for sign in (1, -1))
-by_chance = binomtest(lost, lost + won).pvalue  # exercise 2, for one class
+assert (lost, won) == (60, 37) and round(-100 * change["Shirt"], 1) == 2.3
+half = 196 * (right["original"] - right["fine-tuned"])[shirts].std().item() / 1000**0.5
+assert round(half, 1) == 1.9
+by_chance = binomtest(lost, lost + won).pvalue
 assert 0.02 < by_chance < 0.03 and 1 - (1 - by_chance) ** 10 > 0.2  # one class; the longest of ten bars
 quarter = one_image["q1_ms"]  # the quarter of the rounds in which other work disturbed least
 assert quarter["one filter each"] > 0.5 * quarter["original"]  # most of the time of one image
 assert abs(by_hand - (high - low) / 2) < 1e-4
 assert abs(mean_of_means - right["original"].mean()) > 0.01  # one image that weighs like 9,999
-assert (
-    paired["by chance alone"]["original - fine-tuned"]
-    < 0.001
-    < 0.2
-    < paired["by chance alone"]["from scratch - fine-tuned"]
-)
+assert paired["p value"]["original - fine-tuned"] < 0.001 < 0.2 < paired["p value"]["from scratch - fine-tuned"]
+assert paired.iloc[0, :2].tolist() == [243, 170] and 243 + 170 == 413
 assert paired.loc["original - fine-tuned", "95 % from"] > 0 > paired.loc["from scratch - fine-tuned", "95 % from"]

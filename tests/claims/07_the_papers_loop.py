@@ -25,7 +25,9 @@ lost = history["accuracy_after"].shift() - history["accuracy_before"]
 assert won[5:].sum() > 0.5 * lost[5:].sum()  # where cuts hurt, updates win much of it back
 assert lost.idxmax() >= 7 and won[lost.idxmax()] > 0.5 * lost.max()  # the deepest cut comes late
 assert lost[1:4].max() < 0.005  # dead filters
-assert (history["accuracy_after"][:4] < history["accuracy_after"][0] + 0.005).all()  # nothing to win yet
+assert (
+    0.002 < history["accuracy_after"][0] - history["accuracy_after"][3] < 0.01
+)  # nothing to win yet, half a point lost
 assert shares["network.2"] > 1.9 * max(shares["network.0"], shares["network.4"])
 assert rank(scores, macs_penalty=1e-3, macs=shares)["rank"].equals(ranks["rank"])
 assert abs(priced.set_index(["layer", "filter"])["normalized"]["network.4", 7] - 0.094) < 0.002
@@ -60,9 +62,14 @@ again_between = as_above.loc[("again", "between")]
 assert (again_between > as_above.loc[("once", "after")]).sum() == 3 and round(again_between[9], 1) == 38.2
 ten = mean.loc[10]
 assert (ten[("once", "between")] == ten.min(axis=1)).all()  # one old list with updates in between
-assert (ten.loc[(2000, "one_cycle", 0.01)] - ten.loc[(300, "one_cycle", 0.002)] > 5).all()  # lifts every way
-old_list = by_way.xs(("again", "between"), level=four).loc[10] - by_way.xs(("once", "between"), level=four).loc[10]
-assert ttest_1samp(old_list, 0, axis=1).confidence_interval().low.max() < 0
+lifted = (ten.loc[(2000, "one_cycle", 0.01)] - ten.loc[(300, "one_cycle", 0.002)]).round()
+assert (lifted.min(), lifted.max()) == (6, 17)
+old_list = by_way.xs(("once", "between"), level=four).loc[10]
+behind = [
+    (ttest_1samp(by_way.xs(way, level=four).loc[10] - old_list, 0, axis=1).confidence_interval().low > 0).sum()
+    for way in (("once", "after"), ("again", "between"))
+]
+assert behind == [4, 0] and len(old_list) == 5
 
 
 assert signature(fit).parameters["batch_size"].default == 256 and 30 * 256 * 7 < len(splits.train) < 30 * 256 * 7.3
