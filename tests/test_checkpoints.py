@@ -6,6 +6,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import torch
 
 from benchmarks import recipe
 from cnnprune_utils.batches import Splits
@@ -51,3 +52,11 @@ def test_a_history_ends_at_its_checkpoint(splits: Splits, name: str, epochs: int
     rows, model = training_history(name), checkpoint(name)
     assert rows["epoch"].tolist() == list(range(epochs + 1))
     assert rows["validation_accuracy"].iloc[-1] == pytest.approx(evaluate(model, splits.validation).accuracy)
+
+
+def test_a_dead_filter_of_chapter_3_opens_on_one_training_image(splits: Splits) -> None:
+    """Filter 2 of network.2, and filter 3 on none: dead is what the images say that were looked at."""
+    layers = checkpoint("baseline").network[:3]
+    with torch.no_grad():
+        open_on = [layers(images).amax((2, 3)) > 0 for images, _ in splits.train.batches(1000)]
+    assert torch.cat(open_on).sum(0)[2:].tolist() == [1, 0]

@@ -13,6 +13,7 @@ assert lowest(raw, 8) == lowest(ranks, 8)
 assert table[table["n"] >= 500]["correlation"].min() > 0.9
 assert table[table["n"] == 50]["correlation"].min() > 0.7
 assert lowest(pool_ranks, 8) != lowest(ranks, 8)  # other images, another plan
+assert -0.27 < highest["network.4"][4] < -0.26
 rank_8 = evaluate(mask(baseline, Plan({"network.4": (7,)})), validation).loss - before.loss
 assert abs(cost[7] - 0.056) < 0.001 and abs(rank_8 - 0.066) < 0.001  # nearly the same
 assert lowest(ranks, 8).remove == {"network.0": (0,), "network.2": (2, 3), "network.4": (0, 1, 2, 4, 5)}

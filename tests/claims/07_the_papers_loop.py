@@ -16,6 +16,13 @@ assert abs(hand_slopes[1, 1]) > 50 * abs(hand_slopes[0, 1])
 assert pairs["difference"].idxmax() == "0 and 7" and pairs["difference"].idxmin() == "3 and 7"
 assert 2.5 < pairs.loc["0 and 7", "together"] / pairs.loc["0 and 7", "sum"] < 3
 assert pairs.loc["3 and 7", "together"] < pairs.loc["3 and 7", "sum"]
+with torch.no_grad():  # on many images filters 3 and 7 pull opposite ways
+    targets = scored.subset(500).targets
+    before, *closed = (
+        torch.nn.functional.cross_entropy(outputs("network.4", *gone), targets, reduction="none")
+        for gone in ((), (3,), (7,))
+    )
+    assert ((closed[0] - before) * (closed[1] - before) < 0).double().mean() > 0.4
 bend = 16 * float(torch.sigmoid(torch.tensor(8.0)) * torch.sigmoid(torch.tensor(-8.0)))  # of each pair of gates
 assert abs(bend - 0.0054) < 5e-5 and abs(2 * 0.00134 + 0.5 * 4 * bend - 0.0134) < 1e-4
 assert once[:6] == gone[:6] and once[6:] != gone[6:]
@@ -64,6 +71,8 @@ ten = mean.loc[10]
 assert (ten[("once", "between")] == ten.min(axis=1)).all()  # one old list with updates in between
 lifted = (ten.loc[(2000, "one_cycle", 0.01)] - ten.loc[(300, "one_cycle", 0.002)]).round()
 assert (lifted.min(), lifted.max()) == (6, 17)
+one_list = (by_way.loc[(10, 2000, "one_cycle", 0.01)] - by_way.loc[(10, 300, "one_cycle", 0.002)]).loc["once"]
+assert (ttest_1samp(one_list, 0, axis=1).confidence_interval().low > 0).all()
 old_list = by_way.xs(("once", "between"), level=four).loc[10]
 behind = [
     (ttest_1samp(by_way.xs(way, level=four).loc[10] - old_list, 0, axis=1).confidence_interval().low > 0).sum()
