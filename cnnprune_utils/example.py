@@ -27,7 +27,7 @@ class Example:
 
     @classmethod
     def of(cls, model: nn.Module, given: Any = None) -> Example:
-        """Return what was given, or the model's own ``example_input_array``, or the smallest picture that it takes.
+        """Return what was given, or the model's own ``example_input_array``, or the first picture that it takes.
 
         Args:
             model: in eval mode; it is run, to find a picture.

@@ -214,8 +214,9 @@ def prunable_layers(model: nn.Module, example: Any = None) -> list[Layer]:
     Args:
         model: any network; it is unchanged.
         example: inputs that it takes: a tensor, a tuple of positional arguments, or a dict of keyword arguments. None:
-            ``model.example_input_array``, else the smallest picture that it takes. Where forward branches on the size
-            of its inputs, only the branch of the example is seen: pass inputs as large as yours.
+            ``model.example_input_array``, else the first size of picture, from 8 to 512 pixels, that it takes. Where
+            forward branches on the size of its inputs, only the branch of the example is seen: pass inputs as large as
+            yours.
 
     Raises:
         ValueError: the network does not run on the example, its branches depend on the numbers that pass, or it is

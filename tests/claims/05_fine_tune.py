@@ -16,7 +16,7 @@ assert round(100 * (1 - sizes[1] / sizes[0]), 1) == 62.6
 assert (ends.loc["0.001"] > ends.loc["0.0001"] + 2).all() and (ends.loc["0.01"] > ends.loc["0.001"]).all()
 assert (ends.loc["0.1"] < ends.loc["0.01"] - 1).all()  # too large
 assert not moved
-assert updates == 27
+assert updates == 20
 
 assert (runs.loc[("from scratch", 11)] == 10).sum() == 3  # three of five never learn
 assert runs.loc["pruned"].drop(0).min(axis=None) > 80  # a cut network always does

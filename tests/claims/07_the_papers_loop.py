@@ -53,7 +53,11 @@ assert parameters(tuned) == 23_617 and accuracy(baseline) - accuracy(tuned) < 1
 assert (-path["parameters"].diff()).dropna().tolist() == [28, 37, 7850]
 assert 17 < 100 * (path["accuracy_after"][7] - path["accuracy_after"][9]) < 19
 assert 17 < accuracy(quarter[2].network) - accuracy(quarter[1].network) < 19.5
-assert parameters(quarter[2].network) - parameters(quarter[1].network) == 56
+assert max(parameters(found.network) for found in (*quarter.values(), by_gates)) <= 15_800
+assert path["accuracy_after"][8] - accuracy(by_gates.network) / 100 < 0.005  # the ninth, 4.3, goes for nothing
+assert by_gates.plan.n_filters == 9 and 3 in by_gates.plan.remove["network.4"]
+eight = {name: set(filters) for name, filters in eight_gone.plan.remove.items()}
+assert eight["network.4"] ^ {*by_gates.plan.remove["network.4"]} == {3}
 assert drowned.loc[drowned["layer"] == "network.2", "rank"].max() == 3  # all of it before the dead filter of network.4
 four_free, four_drowned = (accuracy(baseline) - accuracy(mask(baseline, lowest(r, 4))) for r in (ranks, drowned))
 assert four_free < 0.1 and 8.5 < four_drowned < 9.5
