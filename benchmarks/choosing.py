@@ -100,7 +100,7 @@ def landings(
     """Return where the plans of each way stand in ``judged``, the table of all sub-networks on other images.
 
     Columns ``way``, ``removed``, ``accuracy``, ``best`` (of all that remove as many), ``percentile`` (as
-    :func:`cnnprune_utils.exhaustive.percentile`), ``seconds`` (from the start until the plan of this size was found).
+    :func:`cnnprune_utils.exhaustive.percentile`), ``seconds`` (of the processor, until this plan was found).
     The way "random" is not drawn: its accuracy and percentile are the means over all plans of the size.
     """
     best = best_of_each_size(judged)["accuracy"]
@@ -108,13 +108,13 @@ def landings(
     shares = whole.rank(pct=True, method="max").groupby(judged["removed"]).mean()
     rows = [("random", n, whole.mean()[n], best[n], 100 * shares[n], 0.0) for n in sizes]
     for way, plans in tqdm(found.items(), desc="ways", leave=False):
-        started = time.perf_counter()
+        started = time.process_time()
         for n, plan in zip(range(max(sizes) + 1), plans(), strict=False):
-            seconds = time.perf_counter() - started
+            seconds = time.process_time() - started
             if n in sizes:
                 accuracy = float(row_of(judged, plan)["accuracy"])
                 rows.append((way, n, accuracy, best[n], percentile(judged, plan), seconds))
-            started = time.perf_counter() - seconds  # looking plans up in the table is not part of the search
+            started = time.process_time() - seconds  # looking plans up in the table is not part of the search
     return pd.DataFrame(rows, columns=["way", "removed", "accuracy", "best", "percentile", "seconds"])
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -81,7 +81,7 @@ no update after a choice
 best, percentile: among all sub-networks that remove as many filters and empty no layer
 no norm: the scores are compared as they are, all others divided by the norm of their layer
 random: the mean over all plans of the size
-seconds: until the plan of this size was found, smaller ones included; compare them within this file only""",
+seconds: of one processor, until this plan was found, smaller ones included; compare them within this file only""",
     ),
     "shortlists": Study(
         _shortlists,
@@ -123,21 +123,26 @@ def trained(splits: Splits, seed: int, folder: Path | None) -> nn.Module:
     return model
 
 
-def write(table: pd.DataFrame, path: Path, settings: str) -> None:
-    """Write the table as CSV, below lines that start with # and say how it was made."""
+def write(table: pd.DataFrame, path: Path, settings: str, networks: Mapping[int, str]) -> None:
+    """Write the table as CSV, below lines that start with # and say how it was made.
+
+    ``networks``: seed -> fingerprint. The same seed gives another network on a processor that rounds otherwise, and
+    studies of other networks do not belong into one book.
+    """
     versions = f"Python {platform.python_version()}, PyTorch {torch.__version__}, 1 thread"
-    networks = "networks: benchmarks.recipe.train, one for each seed"
-    lines = [f"python -m benchmarks.studies {path.stem}", versions, networks, *settings.splitlines()]
+    trained_as = ", ".join(f"{seed} {mark}" for seed, mark in networks.items())
+    networks_line = f"networks: benchmarks.recipe.train, seed and fingerprint: {trained_as}"
+    lines = [f"python -m benchmarks.studies {path.stem}", versions, networks_line, *settings.splitlines()]
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write(path, "".join(f"# {line}\n" for line in lines) + table.to_csv(index=False, float_format="%.6g"))
 
 
-def of_seed(seed: int, names: Sequence[str], networks: Path | None = None) -> dict[str, pd.DataFrame]:
-    """Return the tables of these studies for the network of one seed."""
+def of_seed(seed: int, names: Sequence[str], networks: Path | None = None) -> tuple[str, dict[str, pd.DataFrame]]:
+    """Return the fingerprint of the network of one seed, and its tables of these studies."""
     splits = load_fashion_mnist().to(best_device())
-    mine = {name: ALL[name] for name in names if seed in ALL[name].seeds}
-    model = trained(splits, seed, networks) if mine else None
-    return {name: study.measure(model, splits, seed) for name, study in mine.items() if model is not None}
+    model = trained(splits, seed, networks)
+    mark = files.fingerprint(model.state_dict().values())[:8]
+    return mark, {name: ALL[name].measure(model, splits, seed) for name in names if seed in ALL[name].seeds}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -152,9 +157,10 @@ def main(arguments: list[str] | None = None) -> None:
     seeds = sorted({seed for name in names for seed in ALL[name].seeds})
     tables = jobs.for_each(partial(of_seed, names=names, networks=given.networks), seeds, given.backend)
     for name in names:
-        found = {seed: of[name] for seed, of in zip(seeds, tables, strict=True) if name in of}
+        found = {seed: of[name] for seed, (_, of) in zip(seeds, tables, strict=True) if name in of}
+        marks = {seed: mark for seed, (mark, of) in zip(seeds, tables, strict=True) if name in of}
         table = pd.concat(found, names=["seed", None]).reset_index("seed")
-        write(table, STUDIES / f"{name}.csv", ALL[name].settings)
+        write(table, STUDIES / f"{name}.csv", ALL[name].settings, marks)
         print(f"{name}.csv: {len(table)} rows")
 
 

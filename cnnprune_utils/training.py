@@ -270,9 +270,11 @@ def _warn_of_young_statistics(model: nn.Module) -> None:
 
     Each batch keeps the share 1 - momentum of what was there; one that has seen no batch was not trained here.
     """
-    norms = (module for module in model.modules() if isinstance(module, _BatchNorm) and module.momentum is not None)
-    seen = {norm: int(norm.num_batches_tracked) for norm in norms if norm.num_batches_tracked is not None}
-    old = {norm: (1 - norm.momentum) ** n for norm, n in seen.items() if n}
+    seen, old = {}, {}
+    for norm in model.modules():
+        if isinstance(norm, _BatchNorm) and norm.momentum is not None and norm.num_batches_tracked is not None:
+            seen[norm] = int(norm.num_batches_tracked)
+            old[norm] = (1 - norm.momentum) ** seen[norm] if seen[norm] else 0.0
     if not old or max(old.values()) <= 0.01:
         return
     oldest = max(old, key=lambda norm: old[norm])

@@ -12,7 +12,7 @@ from torch import nn
 from benchmarks import choosing, recipe, retraining, studies
 from cnnprune_utils.batches import Split, Splits
 from cnnprune_utils.book.cnn import CNN
-from cnnprune_utils.book.shipped import study
+from cnnprune_utils.book.shipped import STUDIES, study
 from cnnprune_utils.criteria import CRITERIA, loss_changes, oracle
 from cnnprune_utils.exhaustive import all_subnetworks, best_of_each_size, percentile, row_of
 from cnnprune_utils.gates import mask
@@ -205,9 +205,10 @@ def test_fine_tuning_has_its_controls(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_file_says_how_it_was_made(tmp_path: Path) -> None:
     table = pd.DataFrame({"layer": ["all", "a, b"], "spearman": [0.5, -1.0]})
-    studies.write(table, tmp_path / "new" / "table.csv", "one\ntwo")
+    studies.write(table, tmp_path / "new" / "table.csv", "one\ntwo", {5: "abc", 6: "def"})
     lines = (tmp_path / "new" / "table.csv").read_text().splitlines()
     assert lines[0] == "# python -m benchmarks.studies table"
+    assert lines[2] == "# networks: benchmarks.recipe.train, seed and fingerprint: 5 abc, 6 def"
     assert lines[3:5] == ["# one", "# two"]
     assert torch.__version__ in lines[1]
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "new" / "table.csv", comment="#"), table)
@@ -235,3 +236,16 @@ def test_the_files_hold_every_network() -> None:
     assert (choices["accuracy"] <= choices["best"]).all()
     assert choices["percentile"].between(0, 100).all()
     assert study("correlations")["spearman"].between(-1, 1).all()
+
+
+def test_the_files_are_of_the_same_networks() -> None:
+    """A seed gives another network on a processor that rounds otherwise: then all studies are made again."""
+    older = {"one_epoch"}  # made before a file named its networks, and of others
+    marks: dict[str, set[str]] = {}
+    for name in studies.ALL.keys() - older:
+        head = next(line for line in (STUDIES / f"{name}.csv").read_text().splitlines() if "fingerprint: " in line)
+        found = dict(pair.split() for pair in head.split("fingerprint: ")[1].split(", "))
+        assert [int(seed) for seed in found] == list(studies.ALL[name].seeds)
+        for seed, mark in found.items():
+            marks.setdefault(seed, set()).add(mark)
+    assert [seed for seed, of in marks.items() if len(of) > 1] == []
