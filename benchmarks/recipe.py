@@ -13,17 +13,20 @@ from torch import nn
 from cnnprune_utils.batches import Splits
 from cnnprune_utils.book.cnn import CNN
 from cnnprune_utils.book.fashion_mnist import load_fashion_mnist
-from cnnprune_utils.book.shipped import CHECKPOINTS
+from cnnprune_utils.book.resnet import ResNet
+from cnnprune_utils.book.shipped import CHECKPOINTS, checkpoint
 from cnnprune_utils.criteria import taylor
 from cnnprune_utils.files import write
+from cnnprune_utils.metrics import parameters
 from cnnprune_utils.plan import Plan, lowest, per_layer, rank
-from cnnprune_utils.saving import load_model, save_model
+from cnnprune_utils.saving import save_model
 from cnnprune_utils.surgery import prune
 from cnnprune_utils.training import best_device, evaluate, fit, seed_everything
 
 TRAIN_EPOCHS = 6
 TUNE_EPOCHS = 5
 LEARNS = 0.2  # accuracy after an epoch: a dead network has 0.1
+RESIDUAL_EPOCHS = 8
 
 
 def train(splits: Splits, seed: int = 0) -> tuple[nn.Module, pd.DataFrame]:
@@ -31,6 +34,15 @@ def train(splits: Splits, seed: int = 0) -> tuple[nn.Module, pd.DataFrame]:
     seed_everything(seed)
     baseline = CNN().to(splits.train.inputs.device)
     return baseline, fit(baseline, splits, epochs=TRAIN_EPOCHS, learning_rate=1e-2, seed=seed)
+
+
+def train_residual(
+    splits: Splits, seed: int = 0, widths: tuple[int, ...] = (16, 32, 64), epochs: int = RESIDUAL_EPOCHS
+) -> tuple[nn.Module, pd.DataFrame]:
+    """Chapter 10: the deeper network, and narrower ones of its family."""
+    seed_everything(seed)
+    network = ResNet(widths).to(splits.train.inputs.device)
+    return network, fit(network, splits, epochs=epochs, learning_rate=1e-2, batch_size=128, seed=seed)
 
 
 def make_plan(baseline: nn.Module, splits: Splits) -> Plan:
@@ -104,13 +116,15 @@ def main() -> None:
     fine_tune(tuned, splits)
     assert isinstance(tuned, CNN)
     models["scratch"], scratch_history = from_scratch(tuned.widths, splits)
-    for name, history in {"baseline": baseline_history, "scratch": scratch_history}.items():
+    models["residual"], residual_history = train_residual(splits)
+    histories = {"baseline": baseline_history, "scratch": scratch_history, "residual": residual_history}
+    for name, history in histories.items():
         write(CHECKPOINTS / f"{name}_history.csv", history.drop(columns="seconds").to_csv(index=False))
     for name, model in models.items():
-        path = CHECKPOINTS / f"{name}.safetensors"
-        save_model(model, path)
-        assert evaluate(load_model(path), splits.validation.to("cpu")) == evaluate(model, splits.validation)
-        print(f"{path.name}: widths {model.widths}, validation {evaluate(model, splits.validation)}")
+        save_model(model, CHECKPOINTS / f"{name}.safetensors", plan=Plan({}))
+        on_validation = evaluate(model, splits.validation)
+        assert evaluate(checkpoint(name), splits.validation.to("cpu")) == on_validation
+        print(f"{name}: {parameters(model):,} parameters, validation {on_validation}")
     print(f"plan: {plan}")
 
 

@@ -35,10 +35,13 @@ def ours(baseline: nn.Module, splits: Splits, budget: int) -> nn.Module:
     return prune(baseline, per_layer(rank(taylor(baseline, scored)), REMOVED[budget]))
 
 
-def torch_prunings(baseline: nn.Module, splits: Splits, budget: int, *, global_pruning: bool) -> nn.Module:
-    """Remove filters step by step, with new gradients before each, until the budget is met, as its docs show.
+def torch_prunings(
+    baseline: nn.Module, splits: Splits, fits: Callable[[nn.Module], bool], *, global_pruning: bool, every: int = 1
+) -> nn.Module:
+    """Remove filters step by step until the network fits, as its docs show.
 
-    ``global_pruning`` compares filters over the layers, one filter a step; else each layer loses the same share.
+    ``global_pruning`` compares filters over the layers, one filter a step; else each layer loses the same share. There
+    are new gradients before each step, or only before one of ``every`` steps.
     """
     model = copy.deepcopy(baseline)
     scored = splits.train.subset(min(N_SCORED, len(splits.train)))
@@ -54,10 +57,11 @@ def torch_prunings(baseline: nn.Module, splits: Splits, budget: int, *, global_p
         iterative_steps=steps,
         ignored_layers=[module for module in model.modules() if isinstance(module, nn.Linear)],
     )
-    for _ in range(steps):
-        if parameters(model) <= budget:
+    for step in range(steps):
+        if fits(model):
             break
-        _gradients(model, scored)
+        if step % every == 0:
+            _gradients(model, scored)
         pruner.step()
     model.zero_grad()
     return model
@@ -71,10 +75,14 @@ def _gradients(model: nn.Module, split: Split) -> None:
             (F.cross_entropy(model(images), labels, reduction="sum") / len(split)).backward()
 
 
+def _torch_prunings(baseline: nn.Module, splits: Splits, budget: int, *, global_pruning: bool) -> nn.Module:
+    return torch_prunings(baseline, splits, lambda model: parameters(model) <= budget, global_pruning=global_pruning)
+
+
 WAYS: dict[str, Callable[[nn.Module, Splits, int], nn.Module]] = {
     "ours": ours,
-    "torch-pruning, global": lambda *args: torch_prunings(*args, global_pruning=True),
-    "torch-pruning, by layer": lambda *args: torch_prunings(*args, global_pruning=False),
+    "torch-pruning, global": partial(_torch_prunings, global_pruning=True),
+    "torch-pruning, by layer": partial(_torch_prunings, global_pruning=False),
 }
 
 

@@ -1,7 +1,7 @@
 """The studies that take longer than a chapter may: ``make studies``, or ``python -m benchmarks.studies NAME ...``.
 
-Five networks are trained as in chapter 1, from the seeds 5 to 9: nothing in the book or the package was tuned on them.
-Each study measures one network; its file holds the five.
+Five networks are trained as in chapter 1, or as in chapter 10, from the seeds 5 to 9: nothing in the book or the
+package was tuned on them. Each study measures one network; its file holds the five.
 """
 
 from __future__ import annotations
@@ -18,17 +18,21 @@ import pandas as pd
 import torch
 from torch import nn
 
-from benchmarks import choosing, jobs, recipe, retraining
+from benchmarks import choosing, deeper, jobs, recipe, retraining
 from cnnprune_utils import files
 from cnnprune_utils.batches import Splits
+from cnnprune_utils.book.cnn import CNN
 from cnnprune_utils.book.fashion_mnist import load_fashion_mnist
+from cnnprune_utils.book.resnet import ResNet
 from cnnprune_utils.book.shipped import STUDIES
 from cnnprune_utils.exhaustive import all_subnetworks
+from cnnprune_utils.plan import Plan
 from cnnprune_utils.saving import load_model, save_model
 from cnnprune_utils.training import best_device
 
 SEEDS = range(5, 10)
 Measure: TypeAlias = Callable[[nn.Module, Splits, int], pd.DataFrame]
+TRAINED: dict[str, type[nn.Module]] = {"train": CNN, "train_residual": ResNet}  # by functions of benchmarks.recipe
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,7 @@ class Study:
     measure: Measure
     settings: str
     seeds: Sequence[int] = SEEDS
+    trained_by: str = "train"  # a name in TRAINED
 
 
 def decide(splits: Splits) -> Splits:
@@ -108,22 +113,32 @@ restarted: from scratch, drawn again until it learns: seeds 100 apart, more than
 wrong surgery: the same, but the columns of the linear layer are off by one filter
 epochs: of fit(..., learning_rate=1e-2), one cycle; the original had 6 before""",
     ),
+    "front": Study(
+        deeper.front,
+        f"""budgets: at most the MACs of ResNet(widths), with these widths: {deeper.NARROWER}
+scored on 2,000 training images; cut at once, or (loop) in {deeper.STEPS} steps with half of the updates between
+epochs: after the cut (from scratch: in all), of fit(..., learning_rate=1e-2, batch_size=128), one cycle
+teacher: the unpruned network, for half of the loss
+widths: of the nine rows of prunable_layers""",
+        seeds=SEEDS[:1],  # the first of five: the others follow with chapter 10
+        trained_by="train_residual",
+    ),
 }
 
 
-def trained(splits: Splits, seed: int, folder: Path | None) -> nn.Module:
-    """Return chapter 1's network for this seed, read from ``folder`` if it was kept there."""
-    path = folder / f"{seed}.safetensors" if folder else None
+def trained(splits: Splits, seed: int, folder: Path | None, by: str = "train") -> nn.Module:
+    """Return the network of this seed, trained by this function of the recipe, or read from ``folder``."""
+    path = folder / f"{by}-{seed}.safetensors" if folder else None
     if path and path.exists():
-        return load_model(path).to(splits.train.inputs.device)
-    model, _ = recipe.train(splits, seed)
+        return load_model(path, base=TRAINED[by]()).to(splits.train.inputs.device)
+    model: nn.Module = getattr(recipe, by)(splits, seed)[0]
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_model(model, path)
+        save_model(model, path, plan=Plan({}))
     return model
 
 
-def write(table: pd.DataFrame, path: Path, settings: str, networks: Mapping[int, str]) -> None:
+def write(table: pd.DataFrame, path: Path, study: Study, networks: Mapping[int, str]) -> None:
     """Write the table as CSV, below lines that start with # and say how it was made.
 
     ``networks``: seed -> fingerprint. The same seed gives another network on a processor that rounds otherwise, and
@@ -131,36 +146,47 @@ def write(table: pd.DataFrame, path: Path, settings: str, networks: Mapping[int,
     """
     versions = f"Python {platform.python_version()}, PyTorch {torch.__version__}, 1 thread"
     trained_as = ", ".join(f"{seed} {mark}" for seed, mark in networks.items())
-    networks_line = f"networks: benchmarks.recipe.train, seed and fingerprint: {trained_as}"
-    lines = [f"python -m benchmarks.studies {path.stem}", versions, networks_line, *settings.splitlines()]
+    networks_line = f"networks: benchmarks.recipe.{study.trained_by}, seed and fingerprint: {trained_as}"
+    lines = [f"python -m benchmarks.studies {path.stem}", versions, networks_line, *study.settings.splitlines()]
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write(path, "".join(f"# {line}\n" for line in lines) + table.to_csv(index=False, float_format="%.6g"))
 
 
-def of_seed(seed: int, names: Sequence[str], networks: Path | None = None) -> tuple[str, dict[str, pd.DataFrame]]:
-    """Return the fingerprint of the network of one seed, and its tables of these studies."""
-    splits = load_fashion_mnist().to(best_device())
-    model = trained(splits, seed, networks)
-    mark = files.fingerprint(model.state_dict().values())[:8]
-    return mark, {name: ALL[name].measure(model, splits, seed) for name in names if seed in ALL[name].seeds}
+def of_seed(seed: int, names: Sequence[str], keep: Path | None = None) -> dict[str, tuple[str, pd.DataFrame]]:
+    """Return, for each study that measures this seed, the fingerprint of its network, and its table."""
+    splits, found = load_fashion_mnist().to(best_device()), {}
+    for name in names:
+        if seed in ALL[name].seeds:
+            model = trained(splits, seed, keep, ALL[name].trained_by)
+            mark = files.fingerprint(model.state_dict().values())[:8]
+            path = keep / f"{name}-{mark}.csv" if keep else None
+            if path and path.exists():
+                table = pd.read_csv(path)
+            else:
+                table = ALL[name].measure(model, splits, seed)
+                if path:
+                    files.write(path, table.to_csv(index=False))
+            found[name] = mark, table
+    return found
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.studies", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(ALL)}; without one: all")
-    parser.add_argument("--networks", type=Path, help="keep the trained networks here, and use those that are here")
+    parser.add_argument(
+        "--keep", type=Path, help="keep trained networks and finished tables in this folder, and use what is there"
+    )
     jobs.add_backend(parser)
     given = parser.parse_args(arguments)
     if unknown := [name for name in given.names if name not in ALL]:
         parser.error(f"there is no study {', '.join(unknown)}; there are {', '.join(ALL)}")
     names = given.names or list(ALL)
     seeds = sorted({seed for name in names for seed in ALL[name].seeds})
-    tables = jobs.for_each(partial(of_seed, names=names, networks=given.networks), seeds, given.backend)
+    tables = jobs.for_each(partial(of_seed, names=names, keep=given.keep), seeds, given.backend)
     for name in names:
-        found = {seed: of[name] for seed, (_, of) in zip(seeds, tables, strict=True) if name in of}
-        marks = {seed: mark for seed, (mark, of) in zip(seeds, tables, strict=True) if name in of}
-        table = pd.concat(found, names=["seed", None]).reset_index("seed")
-        write(table, STUDIES / f"{name}.csv", ALL[name].settings, marks)
+        found = {seed: of[name] for seed, of in zip(seeds, tables, strict=True) if name in of}
+        table = pd.concat({seed: of for seed, (_, of) in found.items()}, names=["seed", None]).reset_index("seed")
+        write(table, STUDIES / f"{name}.csv", ALL[name], {seed: mark for seed, (mark, _) in found.items()})
         print(f"{name}.csv: {len(table)} rows")
 
 

@@ -11,6 +11,8 @@ import torch
 from benchmarks import recipe
 from cnnprune_utils.batches import Splits
 from cnnprune_utils.book import checkpoint, training_history
+from cnnprune_utils.book.shipped import CHECKPOINTS
+from cnnprune_utils.metrics import parameters
 from cnnprune_utils.training import evaluate
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
@@ -44,9 +46,20 @@ def test_checkpoints_are_trained(splits: Splits, name: str, widths: tuple[int, .
     assert evaluate(model, splits.validation).accuracy > 0.88
 
 
+def test_the_deeper_network_is_good_and_small(splits: Splits) -> None:
+    model = checkpoint("residual")
+    assert evaluate(model, splits.test).accuracy >= 0.925
+    assert parameters(model) < 200_000
+    assert (CHECKPOINTS / "residual.safetensors").stat().st_size < 1_000_000
+
+
 @pytest.mark.parametrize(
     ("name", "epochs"),
-    [("baseline", recipe.TRAIN_EPOCHS), ("scratch", recipe.TRAIN_EPOCHS + recipe.TUNE_EPOCHS)],
+    [
+        ("baseline", recipe.TRAIN_EPOCHS),
+        ("scratch", recipe.TRAIN_EPOCHS + recipe.TUNE_EPOCHS),
+        ("residual", recipe.RESIDUAL_EPOCHS),
+    ],
 )
 def test_a_history_ends_at_its_checkpoint(splits: Splits, name: str, epochs: int) -> None:
     rows, model = training_history(name), checkpoint(name)

@@ -21,8 +21,8 @@ def test_what_ships_is_read_by_its_name() -> None:
 @pytest.mark.parametrize(
     ("read", "there"),
     [
-        (checkpoint, "checkpoints: baseline, scratch, tuned"),
-        (training_history, "checkpoints: baseline, scratch"),
+        (checkpoint, "checkpoints: baseline, residual, scratch, tuned"),
+        (training_history, "checkpoints: baseline, residual, scratch"),
         (study, "studies: choices, correlations, equal_updates, fine_tuning, one_epoch, shortlists, signs"),
     ],
 )

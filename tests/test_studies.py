@@ -9,7 +9,7 @@ import torch
 from random_networks import assert_unchanged, one_thread, randomize, snapshot  # noqa: F401
 from torch import nn
 
-from benchmarks import choosing, recipe, retraining, studies
+from benchmarks import choosing, deeper, recipe, retraining, studies
 from cnnprune_utils.batches import Split, Splits
 from cnnprune_utils.book.cnn import CNN
 from cnnprune_utils.book.shipped import STUDIES, study
@@ -205,10 +205,11 @@ def test_fine_tuning_has_its_controls(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_file_says_how_it_was_made(tmp_path: Path) -> None:
     table = pd.DataFrame({"layer": ["all", "a, b"], "spearman": [0.5, -1.0]})
-    studies.write(table, tmp_path / "new" / "table.csv", "one\ntwo", {5: "abc", 6: "def"})
+    made = studies.Study(lambda *_: table, "one\ntwo", trained_by="train_residual")
+    studies.write(table, tmp_path / "new" / "table.csv", made, {5: "abc", 6: "def"})
     lines = (tmp_path / "new" / "table.csv").read_text().splitlines()
     assert lines[0] == "# python -m benchmarks.studies table"
-    assert lines[2] == "# networks: benchmarks.recipe.train, seed and fingerprint: 5 abc, 6 def"
+    assert lines[2] == "# networks: benchmarks.recipe.train_residual, seed and fingerprint: 5 abc, 6 def"
     assert lines[3:5] == ["# one", "# two"]
     assert torch.__version__ in lines[1]
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "new" / "table.csv", comment="#"), table)
@@ -224,6 +225,7 @@ def test_the_files_hold_every_network() -> None:
         "equal_updates": 4 * len(retraining.CONDITIONS),
         "one_epoch": retraining.PLANS,
         "fine_tuning": 12,
+        "front": 2 + 4 * len(deeper.CUTS) + sum(map(len, deeper.TRAINED_LONG.values())) + 1 + 2 * 3,
     }
     assert rows.keys() == studies.ALL.keys()
     for name, n in rows.items():
@@ -240,12 +242,33 @@ def test_the_files_hold_every_network() -> None:
 
 def test_the_files_are_of_the_same_networks() -> None:
     """A seed gives another network on a processor that rounds otherwise: then all studies are made again."""
-    older = {"one_epoch"}  # made before a file named its networks, and of others
-    marks: dict[str, set[str]] = {}
-    for name in studies.ALL.keys() - older:
+    marks: dict[tuple[str, str], set[str]] = {}
+    for name, study_ in studies.ALL.items():
         head = next(line for line in (STUDIES / f"{name}.csv").read_text().splitlines() if "fingerprint: " in line)
+        assert head.startswith(f"# networks: benchmarks.recipe.{study_.trained_by}, ")
         found = dict(pair.split() for pair in head.split("fingerprint: ")[1].split(", "))
-        assert [int(seed) for seed in found] == list(studies.ALL[name].seeds)
+        assert [int(seed) for seed in found] == list(study_.seeds)
         for seed, mark in found.items():
-            marks.setdefault(seed, set()).add(mark)
+            marks.setdefault((study_.trained_by, seed), set()).add(mark)
     assert [seed for seed, of in marks.items() if len(of) > 1] == []
+
+
+def test_what_was_kept_is_not_made_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Networks and tables: after a kill the same call goes on."""
+    trained, measured = [], []
+    monkeypatch.setattr(studies, "load_fashion_mnist", lambda: SPLITS)
+    monkeypatch.setattr(recipe, "train", lambda splits, seed: (trained.append(seed), (cnn(seed), None))[1])
+
+    def measure(model: nn.Module, splits: Splits, seed: int) -> pd.DataFrame:
+        measured.append(seed)
+        return pd.DataFrame({"x": [seed, 0.1], "text": ["a, b", "c"]})
+
+    monkeypatch.setattr(studies, "ALL", {"one": studies.Study(measure, ""), "few": studies.Study(measure, "", [5])})
+    first = studies.of_seed(6, ["one", "few"], tmp_path)
+    assert list(first) == ["one"]
+    again = studies.of_seed(6, ["one", "few"], tmp_path)
+    assert (trained, measured) == ([6], [6])
+    assert again["one"][0] == first["one"][0]
+    pd.testing.assert_frame_equal(again["one"][1], first["one"][1])
+    assert list(studies.of_seed(5, ["few"])) == ["few"]
+    assert (trained, measured) == ([6, 5], [6, 5])

@@ -1,4 +1,4 @@
-"""Fashion-MNIST, the book's network, its stored results, figures and checks: only the chapters need them."""
+"""Fashion-MNIST, the book's networks, their stored results, figures and checks: only the chapters need them."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ if TYPE_CHECKING:
     from . import checks, diagrams, plots
     from .cnn import CNN
     from .fashion_mnist import CLASS_NAMES, load_fashion_mnist
+    from .resnet import ResNet
     from .shipped import checkpoint, study, training_history
 
 __all__ = [
     "CLASS_NAMES",
     "CNN",
+    "ResNet",
     "checkpoint",
     "checks",
     "diagrams",
@@ -27,6 +29,7 @@ __all__ = [
 _HOMES = {
     "CLASS_NAMES": "fashion_mnist",
     "CNN": "cnn",
+    "ResNet": "resnet",
     "checkpoint": "shipped",
     "load_fashion_mnist": "fashion_mnist",
     "study": "shipped",

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal, overload
 
 import pandas as pd
+import torch
 
 from ..saving import load_model
 from .cnn import CNN
+from .resnet import ResNet
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 """The folder of the stored networks, ``make checkpoints`` writes it."""
@@ -16,19 +19,32 @@ STUDIES = Path(__file__).parent / "studies"
 """The folder of the stored tables, ``make studies`` writes it."""
 
 
-def checkpoint(name: str) -> CNN:
-    """Return a stored network of the book, on the CPU: "baseline", "tuned" or "scratch".
+@overload
+def checkpoint(name: Literal["residual"]) -> ResNet: ...  # type: ignore[overload-overlap]
+
+
+@overload
+def checkpoint(name: str) -> CNN: ...
+
+
+def checkpoint(name: str) -> CNN | ResNet:
+    """Return a stored network of the book, on the CPU.
+
+    "baseline", "tuned" or "scratch": a :class:`.cnn.CNN`, of chapter 1 or 5; "residual": chapter 10's
+    :class:`.resnet.ResNet`.
 
     Raises:
         ValueError: there is none of this name.
     """
-    model = load_model(_file(CHECKPOINTS, name, ".safetensors"))
-    assert isinstance(model, CNN)
+    path = _file(CHECKPOINTS, name, ".safetensors")
+    with torch.random.fork_rng(devices=[]):  # a new network draws its weights
+        model = load_model(path, base=ResNet() if name == "residual" else None)
+    assert isinstance(model, (CNN, ResNet))
     return model
 
 
 def training_history(name: str) -> pd.DataFrame:
-    """Return how a stored network was trained, as :func:`cnnprune_utils.fit` returns it: "baseline" or "scratch".
+    """Return how a stored network was trained, as :func:`cnnprune_utils.fit` returns it: all but "tuned".
 
     Raises:
         ValueError: there is none of this name.
