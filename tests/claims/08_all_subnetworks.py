@@ -49,11 +49,10 @@ off = nine[["oracle", "oracle, no norm"]].agg(["min", "max"]).round()
 assert off["oracle"].tolist() == [1, 26] and off["oracle, no norm"].tolist() == [3, 33]
 assert round(lost.loc["oracle", 9]) == 10
 few = choices_made[choices_made["removed"] <= 5].pivot_table(index="seed", columns="way", values="lost", aggfunc="max")
-assert round(100 * few["oracle, no norm"].max(), 1) == 0.4 and round(100 * few["oracle"].max()) == 12
-assert (few["taylor"] < 0.0065).sum() == 4 and round(100 * few["taylor"][6]) == 31
+assert few["oracle, no norm"].max() < 0.005 and round(100 * few["oracle"].max()) == 12
+assert (few["taylor"] < 0.005).sum() == 4 and round(100 * few["taylor"][6]) == 31
 by_size = choices_made[choices_made["way"] == "taylor"].pivot_table(index="seed", columns="removed", values="lost")
 assert by_size[1][6] == 0 and by_size[2][6] > 0.2  # the first wrong choice of network 6
-assert (by_size.loc[6, 2:7] > 0.6 * by_size.loc[:, 2:7].sum()).all()  # most of the mean
 assert 1 not in greedy(6).remove["network.4"] and 1 in greedy(7).remove["network.4"]
 assert 1 not in best.loc[8, "network.4"]
 assert row_of(table, greedy(7))["accuracy"] == best.loc[7, "accuracy"]
@@ -85,5 +84,9 @@ assert updates_alone["low"] > 8
 
 # 100 images
 assert (believed["on the 100 (%)"] > believed["on all 5,000 (%)"] + 3).all()
-promised, kept_of_it = (believed[column][0] - believed[column][5] for column in believed.columns[:2])
-assert abs(promised - 1) < 0.1 and kept_of_it > 4 and abs(believed.loc[0, "on the 100 (%)"] - 94) < 0.1
+costs = pd.DataFrame({column: believed[column][0] - believed[column] for column in believed.columns[:2]})
+promised, real = costs["on the 100 (%)"].round(1), costs["on all 5,000 (%)"].round(1)
+assert (promised[8], real[8], promised[7], real[7]) == (6.0, 8.2, 3.0, 5.5) and (promised < real)[[5, 6, 7, 8]].all()
+assert abs(believed.loc[0, "on the 100 (%)"] - 94) < 0.1
+assert (believed["on all 5,000 (%)"] == believed["the best (%)"])[[6, 7]].all()
+assert believed["on all 5,000 (%)"][8] < believed["the best (%)"][8] - 2
