@@ -23,7 +23,7 @@ def test_what_ships_is_read_by_its_name() -> None:
     [
         (checkpoint, "checkpoints: baseline, residual, scratch, tuned"),
         (training_history, "checkpoints: baseline, residual, scratch"),
-        (study, "studies: choices, correlations, equal_updates, fine_tuning, one_epoch, shortlists, signs"),
+        (study, "studies: choices, correlations, equal_updates, fine_tuning, front, one_epoch, shortlists, signs"),
     ],
 )
 def test_an_unknown_name_lists_the_known(read, there: str) -> None:
