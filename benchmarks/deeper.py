@@ -1,4 +1,4 @@
-"""Pruning the deeper network of chapter 10, beside its controls: above all, narrower networks trained from scratch."""
+"""Pruning the deeper network, beside its controls: above all, narrower networks trained from scratch."""
 
 from __future__ import annotations
 
@@ -21,10 +21,9 @@ from cnnprune_utils.criteria import CRITERIA
 from cnnprune_utils.loop import Target, compress
 from cnnprune_utils.metrics import macs, parameters
 from cnnprune_utils.structure import prunable_layers
-from cnnprune_utils.training import evaluate, evaluating, fit
+from cnnprune_utils.training import evaluate, evaluating
 
 NARROWER = {"half": (11, 23, 46), "quarter": (8, 16, 32)}  # widths from scratch; their MACs are the budgets
-BATCH_SIZE, RATE = 128, 1e-2  # as the original was trained
 SHORT, LONG = 1, 4  # epochs after a cut
 STEPS = 10  # of the loop, in LONG epochs
 
@@ -41,7 +40,7 @@ def at_once(model: nn.Module, splits: Splits, budget: int, seed: int, criterion:
 
 
 def by_torch_pruning(model: nn.Module, splits: Splits, budget: int, seed: int) -> nn.Module:
-    """Its Taylor importance over all layers, filter by filter, with new gradients before each eighth."""
+    """Its Taylor importance over all layers, filter by filter, with new gradients after every eight."""
     example = splits.train.inputs[:1]
     return rival.torch_prunings(
         model, splits, lambda network: macs(network, example) <= budget, global_pruning=True, every=8
@@ -58,7 +57,7 @@ CUTS: dict[str, Cut] = {
 }
 TRAINED_LONG = {  # what is trained for longer, too: at a quarter, where ways differ most, more of them
     "half": ("taylor, each layer",),
-    "quarter": ("taylor, each layer", "random, each layer", "torch-pruning"),
+    "quarter": ("taylor, each layer", "random, each layer", "torch-pruning", "loop"),
 }
 
 
@@ -95,7 +94,7 @@ def _networks(model: nn.Module, splits: Splits, seed: int) -> Iterator[tuple[str
     lessons = taught(splits, model)
 
     def trained(network: nn.Module, epochs: int, data: Splits) -> nn.Module:
-        fit(network, data, epochs=epochs, learning_rate=RATE, batch_size=BATCH_SIZE, seed=seed)
+        recipe.fit_residual(network, data, epochs, seed)
         return network
 
     yield "original", "all", 0, False, model
@@ -108,7 +107,7 @@ def _networks(model: nn.Module, splits: Splits, seed: int) -> Iterator[tuple[str
             yield way, budget, SHORT, False, trained(copy.deepcopy(network), SHORT, splits)
             if way in TRAINED_LONG[budget]:
                 yield way, budget, LONG, True, trained(network, LONG, lessons)
-        if budget == "quarter":
+        if "loop" in TRAINED_LONG[budget]:
             yield "loop", budget, LONG, True, loop(model, splits, lessons, most, seed)
         for epochs, data in ((SHORT, splits), (LONG, lessons), (recipe.RESIDUAL_EPOCHS + LONG, splits)):
             scratch, _ = recipe.train_residual(data, seed, widths, epochs)
@@ -121,11 +120,11 @@ def loop(model: nn.Module, splits: Splits, lessons: Splits, budget: int, seed: i
     Each step keeps the same share of the MACs, and the same share of each layer.
     """
     network, start = model, macs(model)
-    batches = LONG * (len(lessons.train) // BATCH_SIZE) // (2 * STEPS)  # after each step
+    batches = LONG * (len(lessons.train) // recipe.RESIDUAL_BATCH) // (2 * STEPS)  # after each step
     for step in range(1, STEPS + 1):
         left = budget if step == STEPS else round(start * (budget / start) ** (step / STEPS))
         network = at_once(network, splits, left, seed, "taylor", per_layer=True)
-        few = replace(lessons, train=lessons.train.subset(batches * BATCH_SIZE, seed + step))
-        fit(network, few, epochs=1, learning_rate=RATE, batch_size=BATCH_SIZE, seed=seed)
-    fit(network, lessons, epochs=LONG // 2, learning_rate=RATE, batch_size=BATCH_SIZE, seed=seed)
+        few = replace(lessons, train=lessons.train.subset(batches * recipe.RESIDUAL_BATCH, seed + step))
+        recipe.fit_residual(network, few, 1, seed)
+    recipe.fit_residual(network, lessons, LONG // 2, seed)
     return network

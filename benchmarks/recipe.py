@@ -1,6 +1,6 @@
 """The chapters' own calls in one place: ``python -m benchmarks.recipe`` makes the checkpoints the book starts from.
 
-Every function here is a cell of a chapter; ``tests/test_checkpoints.py`` holds the two together.
+All but the deeper network is a cell of a chapter; ``tests/test_checkpoints.py`` holds the two together.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from cnnprune_utils.training import best_device, evaluate, fit, seed_everything
 TRAIN_EPOCHS = 6
 TUNE_EPOCHS = 5
 LEARNS = 0.2  # accuracy after an epoch: a dead network has 0.1
-RESIDUAL_EPOCHS = 8
+RESIDUAL_EPOCHS, RESIDUAL_BATCH = 8, 128
 
 
 def train(splits: Splits, seed: int = 0) -> tuple[nn.Module, pd.DataFrame]:
@@ -39,10 +39,15 @@ def train(splits: Splits, seed: int = 0) -> tuple[nn.Module, pd.DataFrame]:
 def train_residual(
     splits: Splits, seed: int = 0, widths: tuple[int, ...] = (16, 32, 64), epochs: int = RESIDUAL_EPOCHS
 ) -> tuple[nn.Module, pd.DataFrame]:
-    """Chapter 10: the deeper network, and narrower ones of its family."""
+    """The deeper network, and narrower ones of its family."""
     seed_everything(seed)
     network = ResNet(widths).to(splits.train.inputs.device)
-    return network, fit(network, splits, epochs=epochs, learning_rate=1e-2, batch_size=128, seed=seed)
+    return network, fit_residual(network, splits, epochs, seed)
+
+
+def fit_residual(network: nn.Module, splits: Splits, epochs: int, seed: int) -> pd.DataFrame:
+    """Train the deeper network in place, whole or pruned."""
+    return fit(network, splits, epochs=epochs, learning_rate=1e-2, batch_size=RESIDUAL_BATCH, seed=seed)
 
 
 def make_plan(baseline: nn.Module, splits: Splits) -> Plan:

@@ -1,7 +1,7 @@
 """The studies that take longer than a chapter may: ``make studies``, or ``python -m benchmarks.studies NAME ...``.
 
-Five networks are trained as in chapter 1, or as in chapter 10, from the seeds 5 to 9: nothing in the book or the
-package was tuned on them. Each study measures one network; its file holds the five.
+Five networks are trained as in chapter 1, and deeper ones, from the seeds 5 to 9: nothing in the book or the package
+was tuned on them. Each study measures one network; its file holds those of its seeds.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import argparse
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -120,13 +120,13 @@ scored on 2,000 training images; cut at once, or (loop) in {deeper.STEPS} steps 
 epochs: after the cut (from scratch: in all), of fit(..., learning_rate=1e-2, batch_size=128), one cycle
 teacher: the unpruned network, for half of the loss
 widths: of the nine rows of prunable_layers""",
-        seeds=SEEDS[:1],  # the first of five: the others follow with chapter 10
+        seeds=SEEDS[:1],  # the first of five: the others follow with the chapter
         trained_by="train_residual",
     ),
 }
 
 
-def trained(splits: Splits, seed: int, folder: Path | None, by: str = "train") -> nn.Module:
+def trained(splits: Splits, seed: int, folder: Path | None, by: str) -> nn.Module:
     """Return the network of this seed, trained by this function of the recipe, or read from ``folder``."""
     path = folder / f"{by}-{seed}.safetensors" if folder else None
     if path and path.exists():
@@ -155,9 +155,10 @@ def write(table: pd.DataFrame, path: Path, study: Study, networks: Mapping[int, 
 def of_seed(seed: int, names: Sequence[str], keep: Path | None = None) -> dict[str, tuple[str, pd.DataFrame]]:
     """Return, for each study that measures this seed, the fingerprint of its network, and its table."""
     splits, found = load_fashion_mnist().to(best_device()), {}
+    model_by = cache(partial(trained, splits, seed, keep))  # trained once, for all its studies
     for name in names:
         if seed in ALL[name].seeds:
-            model = trained(splits, seed, keep, ALL[name].trained_by)
+            model = model_by(ALL[name].trained_by)
             mark = files.fingerprint(model.state_dict().values())[:8]
             path = keep / f"{name}-{mark}.csv" if keep else None
             if path and path.exists():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -27,7 +29,7 @@ SPLITS = Splits(split(48), split(20, 1), split(20, 2))
 
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> nn.Module:
-    monkeypatch.setattr(deeper, "BATCH_SIZE", 16)
+    monkeypatch.setattr(recipe, "RESIDUAL_BATCH", 16)
     monkeypatch.setattr(deeper, "NARROWER", {"quarter": (2, 4, 6)})
     monkeypatch.setattr(deeper, "LONG", 2)
     monkeypatch.setattr(deeper, "STEPS", 2)  # with one batch after each
@@ -74,11 +76,11 @@ def test_the_front_has_its_controls(model: nn.Module) -> None:
 def test_the_loop_has_as_many_updates_as_the_others(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
-    def counted(network: nn.Module, splits: Splits, *, epochs: int, batch_size: int, **how: object) -> object:
+    def counted(network: nn.Module, splits: Splits, *, epochs: int, batch_size: int, **how: Any) -> pd.DataFrame:
         seen.append(epochs * len(splits.train) // batch_size)
         return fit(network, splits, epochs=epochs, batch_size=batch_size, **how)
 
-    monkeypatch.setattr(deeper, "fit", counted)
+    monkeypatch.setattr(recipe, "fit", counted)
     monkeypatch.setattr(deeper, "LONG", 4)
     small = deeper.loop(model, SPLITS, deeper.taught(SPLITS, model), macs(ResNet((2, 4, 6))), seed=0)
     assert seen == [3, 3, 6]  # 48 images in batches of 16, four epochs: half between, half after

@@ -30,7 +30,7 @@ def checkpoint(name: str) -> CNN: ...
 def checkpoint(name: str) -> CNN | ResNet:
     """Return a stored network of the book, on the CPU.
 
-    "baseline", "tuned" or "scratch": a :class:`.cnn.CNN`, of chapter 1 or 5; "residual": chapter 10's
+    "baseline", "tuned" or "scratch": a :class:`.cnn.CNN`, of chapter 1 or 5; "residual": a
     :class:`.resnet.ResNet`.
 
     Raises:

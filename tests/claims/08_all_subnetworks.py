@@ -64,6 +64,8 @@ assert price["x Taylor"]["all sub-networks"] < price["x Taylor"]["choose"]
 assert (plans.groupby("seed").size() == 200).all() and signature(compress).parameters["n_images"].default == 2000
 never = plans[plans["after"] < 0.2]
 assert never["before"].round(4).eq(0.1).all()
+at_ten = plans[plans["before"].round(3) == 0.1].groupby("seed")["after"].agg(lambda after: (after < 0.2).mean())
+assert 0 < at_ten[5] < 0.5 and at_ten[7] == 1
 assert (len(never), len(plans), never["seed"].nunique(), plans["seed"].nunique()) == (42, 600, 2, 3)
 begun = plans[plans["before"] > 0.12].groupby("seed")["after"].agg(["min", "max"])
 apart = (100 * (begun["max"] - begun["min"])).round()
