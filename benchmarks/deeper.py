@@ -17,8 +17,8 @@ from tqdm import tqdm
 from benchmarks import recipe, rival
 from cnnprune_utils.batches import Split, Splits
 from cnnprune_utils.book.resnet import ResNet
-from cnnprune_utils.criteria import CRITERIA
-from cnnprune_utils.loop import Target, compress
+from cnnprune_utils.criteria import CRITERIA, taylor
+from cnnprune_utils.loop import Criterion, Target, compress
 from cnnprune_utils.metrics import macs, parameters
 from cnnprune_utils.structure import prunable_layers
 from cnnprune_utils.training import evaluate, evaluating
@@ -31,12 +31,10 @@ Cut: TypeAlias = Callable[[nn.Module, Splits, int, int], nn.Module]
 """Called with a trained network, splits, the most MACs that may be left, and a seed; trains nothing."""
 
 
-def at_once(model: nn.Module, splits: Splits, budget: int, seed: int, criterion: str, **how: Any) -> nn.Module:
+def at_once(model: nn.Module, splits: Splits, budget: int, seed: int, criterion: Criterion, **how: Any) -> nn.Module:
     """Score once, and remove filters until the budget is met."""
     everything: dict[str, Any] = {"step": 10_000, "update": 0, "seed": seed}
-    return compress(
-        model, splits, target=Target(macs=budget), criterion=CRITERIA[criterion], **everything | how
-    ).network
+    return compress(model, splits, target=Target(macs=budget), criterion=criterion, **everything | how).network
 
 
 def by_torch_pruning(model: nn.Module, splits: Splits, budget: int, seed: int) -> nn.Module:
@@ -48,11 +46,11 @@ def by_torch_pruning(model: nn.Module, splits: Splits, budget: int, seed: int) -
 
 
 CUTS: dict[str, Cut] = {
-    "taylor, each layer": partial(at_once, criterion="taylor", per_layer=True),
-    "taylor, mean": partial(at_once, criterion="taylor", normalize="mean"),
-    "taylor, l2": partial(at_once, criterion="taylor", normalize="l2"),
-    "magnitude, each layer": partial(at_once, criterion="magnitude", per_layer=True),
-    "random, each layer": partial(at_once, criterion="random", per_layer=True),
+    "taylor, each layer": partial(at_once, criterion=taylor, per_layer=True),
+    "taylor, mean": partial(at_once, criterion=taylor, normalize="mean"),
+    "taylor, l2": partial(at_once, criterion=taylor, normalize="l2"),
+    "magnitude, each layer": partial(at_once, criterion=CRITERIA["magnitude"], per_layer=True),
+    "random, each layer": partial(at_once, criterion=CRITERIA["random"], per_layer=True),
     "torch-pruning": by_torch_pruning,
 }
 TRAINED_LONG = {  # what is trained for longer, too: at a quarter, where ways differ most, more of them
@@ -123,7 +121,7 @@ def loop(model: nn.Module, splits: Splits, lessons: Splits, budget: int, seed: i
     batches = LONG * (len(lessons.train) // recipe.RESIDUAL_BATCH) // (2 * STEPS)  # after each step
     for step in range(1, STEPS + 1):
         left = budget if step == STEPS else round(start * (budget / start) ** (step / STEPS))
-        network = at_once(network, splits, left, seed, "taylor", per_layer=True)
+        network = at_once(network, splits, left, seed, taylor, per_layer=True)
         few = replace(lessons, train=lessons.train.subset(batches * recipe.RESIDUAL_BATCH, seed + step))
         recipe.fit_residual(network, few, 1, seed)
     recipe.fit_residual(network, lessons, LONG // 2, seed)

@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from benchmarks import choosing, deeper, jobs, recipe, retraining
+from benchmarks import choosing, deeper, jobs, recipe, retraining, voting
 from cnnprune_utils import files
 from cnnprune_utils.batches import Splits
 from cnnprune_utils.book.cnn import CNN
@@ -120,7 +120,14 @@ scored on 2,000 training images; cut at once, or (loop) in {deeper.STEPS} steps 
 epochs: after the cut (from scratch: in all), of fit(..., learning_rate=1e-2, batch_size=128), one cycle
 teacher: the unpruned network, for half of the loss
 widths: of the nine rows of prunable_layers""",
-        seeds=SEEDS[:1],  # the first of five: the others follow with the chapter
+        trained_by="train_residual",
+    ),
+    "votes": Study(
+        voting.votes,
+        """scored on 2,000 training images; the same share of each layer is removed, down to the budgets of front
+one vote: voting.one_vote; statistics: of BatchNorm, measured again on 10,000 training images, without training
+epoch: fit(..., epochs=1, learning_rate=1e-2, batch_size=128), from the network of cut
+cut, statistics, epoch: accuracies on the test images""",
         trained_by="train_residual",
     ),
 }

@@ -38,6 +38,8 @@ RIGHT: dict[str, Callable[..., Any]] = {
     "share_not_better": lambda mine, rivals: 100 * sum(r <= mine for r in rivals.tolist()) / len(rivals),
     "norm_with_zeros": lambda scores: scores / scores.norm() if scores.any() else scores,
     "share_of_last_batches": lambda n, momentum: sum(momentum * (1 - momentum) ** i for i in range(n)),
+    "divide_by_mean": lambda scores: len(scores) * scores / scores.sum(),
+    "one_vote": lambda slopes: sum(row.abs() / row.abs().sum().clamp(min=1e-30) for row in slopes) / len(slopes),
 }
 
 

@@ -13,6 +13,7 @@ ALL = {
     "closed": diagrams.network({"network.4": (0, 7), "network.0": (1,)}),
     "gate": diagrams.gate(),
     "joined": diagrams.joined(),
+    "stage": diagrams.stage(),
     "loop": diagrams.loop(),
 }
 SVG = "{http://www.w3.org/2000/svg}"
@@ -51,3 +52,10 @@ def test_closed_gates_are_dashed_and_nobody_reads_them() -> None:
     assert count(ALL["network"]) == (0, 2 + 2 * 4 + 4 * 8 + 8 * 10)
     assert count(ALL["closed"]) == (3, 1 + 1 * 4 + 4 * 6 + 6 * 10)
     assert "3 of them closed" in repr(ALL["closed"])
+
+
+def test_a_stage_has_one_colour_along_its_stream() -> None:
+    """Its first convolution, both second ones, and the two sums: five maps of one filter."""
+    root = ET.fromstring(ALL["stage"]._repr_html_())
+    fills = [rect.get("fill") for rect in root.iter(f"{SVG}rect")]
+    assert [fills.count(color) for color in diagrams.LAYER_COLORS[:4]] == [5, 1, 1, 0]

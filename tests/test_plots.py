@@ -242,3 +242,27 @@ def test_a_way_keeps_its_colour() -> None:
     colors = {str(line.get_label()): line.get_color() for lines in drawn for line in lines}
     assert colors["random (three draws)"] == colors["random"] == plots.METHOD_COLORS["random"]
     assert colors["taylor"] == plots.method_color("Taylor, scored once", 3) == plots.METHOD_COLORS["taylor"]
+
+
+def test_accuracy_by_layer_keeps_the_order_and_colours_the_kinds() -> None:
+    accuracy = pd.Series({"stem": 0.3, "inside": 0.9, "stream": 0.5})
+    kinds = {"stem": "added up", "inside": "inside a block", "stream": "added up"}
+    axes = plots.accuracy_by_layer(accuracy, kinds, title="rows", xlabel="accuracy (%)")
+    bars = axes.patches[:3]
+    assert [bar.get_width() for bar in bars] == pytest.approx([30, 90, 50])  # type: ignore[attr-defined]
+    first, second, third = (to_hex(bar.get_facecolor()) for bar in bars)
+    assert first == third != second
+    assert [label.get_text() for label in axes.get_yticklabels()] == list(accuracy.index)
+    assert axes.yaxis_inverted()
+    assert {"added up", "inside a block"} <= texts(axes.get_figure(root=True))
+
+
+def test_accuracy_against_costs_has_a_panel_for_each_cost() -> None:
+    networks = pd.DataFrame(
+        {"way": ["Taylor (mean)", "Taylor (mean)", "other"], "accuracy": [0.5, 0.75, 0.6], "macs": [1, 2, 3]}
+    ).assign(ms=[7, 8, 9])
+    left, right = plots.accuracy_against_costs(networks, {"macs": "MACs", "ms": "milliseconds"}, title="front")
+    assert lines(left)["Taylor (mean)"].tolist() == [[1, 50], [2, 75]]
+    assert lines(right)["other"].tolist() == [[9, 60]]
+    assert (left.get_xlabel(), right.get_xlabel()) == ("MACs", "milliseconds")
+    assert to_hex(left.lines[0].get_color()) == plots.METHOD_COLORS["taylor"].lower()

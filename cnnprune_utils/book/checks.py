@@ -358,3 +358,47 @@ share_of_last_batches = Check(
     otherwise="(1 - momentum) ** n of the old is left.",
     right="65 % after ten batches.",
 )
+
+# --- chapter 10 ---
+
+divide_by_mean = Check(
+    start="divide by the mean of the scores; they are sizes, so none is negative.",
+    cases=[
+        ((torch.tensor([1.0, 1.0, 1.0, 3.0]),), [2 / 3, 2 / 3, 2 / 3, 2.0], "scores 1, 1, 1, 3 become 0.67 and 2"),
+        ((torch.tensor([1.0, 3.0]).repeat(4),), [0.5, 1.5] * 4, "scores 1 and 3, four times over, become 0.5 and 1.5"),
+    ],
+    mistakes=[
+        (lambda scores: scores / scores.norm(), "that is the norm, which grows with the number of filters."),
+        (lambda scores: scores / scores.sum(), "the sum grows with the number of filters, even faster than the norm."),
+        (lambda scores: scores - scores.mean(), "divide by the mean."),
+    ],
+    otherwise="scores.mean() is the mean.",
+    right="a layer with four times as many filters keeps its values.",
+)
+one_vote = Check(
+    start="the sizes of the slopes, each row divided by its sum; then the mean over the images (dimension 0).",
+    cases=[
+        (
+            (torch.tensor([[0.001, 0.0], [-0.002, 0.03]]),),
+            [0.53125, 0.46875],
+            "slopes (0.001, 0) and (-0.002, 0.03) give 0.53 and 0.47",
+        ),
+        (
+            (torch.tensor([[0.0, 0.0], [1.0, -1.0]]),),
+            [0.25, 0.25],
+            "an image without slopes votes for nobody, so (0, 0) and (1, -1) give 0.25 and 0.25, where 0 / 0 is NaN",
+        ),
+    ],
+    mistakes=[
+        (lambda slopes: slopes.abs().mean(0), "these are the mean sizes; divide each row by its sum first."),
+        (lambda slopes: slopes.abs() / slopes.abs().sum(1, keepdim=True), "these are the votes; take their mean."),
+        (
+            lambda slopes: (slopes.abs() / slopes.abs().sum(0)).mean(0),
+            "each image has one vote, so the sum is over the filters: dimension 1.",
+        ),
+        (lambda slopes: (slopes / slopes.sum(1, keepdim=True)).mean(0), "the sizes of the slopes, before the sum."),
+        (lambda slopes: (slopes.abs() / slopes.abs().sum(1, keepdim=True)).sum(0), "the mean, not the sum."),
+    ],
+    otherwise="slopes.abs().sum(1, keepdim=True).clamp(min=1e-30) has the sum of each row, shape (images, 1).",
+    right="trousers and shirt have one vote each.",
+)

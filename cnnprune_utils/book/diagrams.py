@@ -123,6 +123,30 @@ def joined() -> Diagram:
     return Diagram(parts, width=600, height=270, description=description)
 
 
+def stage() -> Diagram:
+    """Return a stage of two residual blocks: filter 1 of what is added up has one name, filters inside have their own."""
+    stream, inside = 188, 58
+    parts = [_text(57, 240, "first convolution"), _text(309, 240, "after block 1"), _text(561, 240, "after block 2")]
+    for i, x in enumerate((10, 262, 514)):
+        parts += [_map(x + STEP * k, stream, str(k), 0 if k == 1 else None, dashed=False) for k in range(3)]
+        if i < 2:  # a block branches off, and comes back
+            for k in range(3):
+                parts.append(_map(x + STEP * k, inside, str(k), 1 + i if k == 1 else None, dashed=False))
+                parts.append(_map(x + 132 + STEP * k, inside, str(k), 0 if k == 1 else None, dashed=False))
+            parts += [_text(x + 47, 44, "first"), _text(x + 179, 44, "second")]
+            parts += [_arrow(x + 47, stream - 8, x + 47, inside + 34), _arrow(x + 99, 71, x + 128, 71)]
+            parts += [_arrow(x + 179, inside + 34, x + 179, stream - 7)]
+            parts += [_arrow(x + 100, 201, x + 159, 201), _arrow(x + 199, 201, x + 248, 201)]
+            circle = f'<circle cx="{x + 179}" cy="201" r="18" fill="none" stroke="currentColor" stroke-width="2"/>'
+            parts += [circle, _text(x + 179, 208, "+", 22)]
+    description = (
+        "A stage of two blocks. The maps of a first convolution run along the bottom; each block reads them, computes "
+        "maps inside (first) and maps that are added to what it read (second). Number 1 has one colour along the "
+        "bottom and in both second convolutions; inside, number 1 has a colour of its own in each block."
+    )
+    return Diagram(parts, width=620, height=255, description=description)
+
+
 def loop() -> Diagram:
     """Return the paper's loop: score, rank, remove the lowest, update, and again."""
     boxes = {"score": (30, 40), "rank": (230, 40), "remove the lowest": (430, 40), "update": (430, 140)}

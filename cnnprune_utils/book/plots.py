@@ -40,8 +40,11 @@ METHOD_COLORS = {
     "highest taylor score first": "#009E73",
     "random": "#E69F00",
     "taylor, scored again": "#56B4E9",
+    "loop": "#56B4E9",
     "closed gates": "#D55E00",
     "choose": "#CC79A7",
+    "from scratch": "#CC79A7",
+    "torch-pruning": "#D55E00",
 }
 REMOVED = "#D55E00"
 UNREAD = "#F3B98B"  # a lighter REMOVED
@@ -436,6 +439,37 @@ def changes_against_removed(table: pd.DataFrame, *, title: str) -> Axes:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False, loc="upper left")
     return axes
+
+
+def accuracy_by_layer(accuracy: pd.Series, kinds: Mapping[str, str], *, title: str, xlabel: str) -> Axes:
+    """Draw the accuracy (0 to 1) that belongs to each layer (the index), the first on top; ``kinds``: layer -> kind."""
+    axes = _axes(0.32 * len(accuracy) + 1.3)
+    colors = layer_colors(kinds[name] for name in accuracy.index)
+    bars = axes.barh(list(accuracy.index), 100 * accuracy, color=[colors[kinds[name]] for name in accuracy.index])
+    axes.bar_label(bars, fmt="%.0f", fontsize=8, padding=2)
+    axes.invert_yaxis()
+    axes.set(xlabel=xlabel, title=title, xlim=(0, 100))
+    legend = [Patch(color=color, label=kind) for kind, color in colors.items()]
+    axes.figure.legend(handles=legend, frameon=False, loc="outside lower center", ncols=len(legend))
+    return axes
+
+
+def accuracy_against_costs(table: pd.DataFrame, costs: Mapping[str, str], *, title: str) -> list[Axes]:
+    """Draw accuracy against each cost, a panel for each; a line joins the networks of one way.
+
+    ``table`` has the columns ``way`` and ``accuracy`` (0 to 1), and those in ``costs``: column -> label of its axis.
+    """
+    figure, row = plt.subplots(1, len(costs), figsize=(WIDTH, 3.8), sharey=True, squeeze=False, layout="constrained")
+    for axes, (cost, label) in zip(row[0], costs.items(), strict=True):
+        for i, (way, networks) in enumerate(table.groupby("way", sort=False)):
+            look = {"marker": "osD^vPX"[i % 7], "color": method_color(str(way), i), "alpha": 0.8, "ms": 5}
+            axes.plot(networks[cost], 100 * networks["accuracy"], label=way, **look)
+        axes.set_xlabel(label)
+        _plain(axes)
+    row[0][0].set_ylabel("test accuracy (%)")
+    figure.legend(*row[0][0].get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=3)
+    figure.suptitle(title)
+    return list(row[0])
 
 
 def class_changes(changes: pd.Series, *, title: str) -> Axes:
