@@ -24,6 +24,7 @@ LIMIT_MB = 1500  # of one kernel: Binder gives 2 GB, and JupyterLab needs some o
 
 # The files that take longest. Two workers end at about the same time when they begin with these.
 LONGEST = [
+    "10_a_deeper_network.ipynb",
     "05_fine_tune.ipynb",
     "test_browser.py",
     "test_types.py",

@@ -9,7 +9,7 @@ import torch
 from random_networks import assert_unchanged, one_thread, randomize, snapshot  # noqa: F401
 from torch import nn
 
-from benchmarks import choosing, deeper, recipe, retraining, studies
+from benchmarks import choosing, deeper, recipe, retraining, studies, voting
 from cnnprune_utils.batches import Split, Splits
 from cnnprune_utils.book.cnn import CNN
 from cnnprune_utils.book.shipped import STUDIES, study
@@ -226,6 +226,7 @@ def test_the_files_hold_every_network() -> None:
         "one_epoch": retraining.PLANS,
         "fine_tuning": 12,
         "front": 2 + 4 * len(deeper.CUTS) + sum(map(len, deeper.TRAINED_LONG.values())) + 2 * 3,
+        "votes": 2 * len(voting.VOTERS),
     }
     assert rows.keys() == studies.ALL.keys()
     for name, n in rows.items():
