@@ -35,6 +35,7 @@ STAGE_COLORS = {
 }
 METHOD_COLORS = {
     "the best": "#000000",
+    "original": "#000000",
     "taylor": "#0072B2",
     "lowest taylor score first": "#0072B2",
     "highest taylor score first": "#009E73",
