@@ -124,7 +124,7 @@ def joined() -> Diagram:
 
 
 def stage() -> Diagram:
-    """Return a stage of two residual blocks: filter 1 of all that is added has one name, those inside have their own."""
+    """Return a stage of two residual blocks: filters of one number along the bottom share a name; inside, none do."""
     stream, inside = 188, 58
     parts = [_text(57, 240, "first convolution"), _text(309, 240, "after block 1"), _text(561, 240, "after block 2")]
     for i, x in enumerate((10, 262, 514)):
