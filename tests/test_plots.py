@@ -249,7 +249,7 @@ def test_accuracy_by_layer_keeps_the_order_and_colours_the_kinds() -> None:
     kinds = {"stem": "added up", "inside": "inside a block", "stream": "added up"}
     axes = plots.accuracy_by_layer(accuracy, kinds, title="rows", xlabel="accuracy (%)")
     bars = axes.patches[:3]
-    assert [bar.get_width() for bar in bars] == pytest.approx([30, 90, 50])  # type: ignore[attr-defined]
+    assert [bar.get_width() for bar in bars] == pytest.approx([30, 90, 50])
     first, second, third = (to_hex(bar.get_facecolor()) for bar in bars)
     assert first == third != second
     assert [label.get_text() for label in axes.get_yticklabels()] == list(accuracy.index)
